@@ -1,0 +1,1 @@
+"""Raw model outputs to answers."""

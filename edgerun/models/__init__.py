@@ -1,0 +1,1 @@
+"""Bundles: what a model says of itself."""

@@ -1,0 +1,198 @@
+"""The architecture on one page: what each kind of plug-in does.
+
+A plug-in is one file: an options struct (`Options`, a `msgspec.Struct` with `forbid_unknown_fields=True`, every field
+typed and with its unit in the name) and one class that names it (`options = Options`). Modules import without their
+heavy library; the class imports it when it is constructed, which is when it opens what it stands for. Constructors take
+exactly `(options, context)`. Whoever constructs closes; `close()` is idempotent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from edgerun.clock import Clock
+from edgerun.types import (
+    Answer,
+    EngineInfo,
+    Grab,
+    Image,
+    Placement,
+    Publication,
+    Reading,
+    Tensor,
+    TensorSpec,
+)
+
+
+class SourceContext(msgspec.Struct, frozen=True):
+    """What a source is given besides its options.
+
+    `stop` is set when the stream ends: every wait of the source must end with it. `as_fast` asks a file to be read
+    without pacing; `loop` to begin again at its end.
+    """
+
+    stream: str
+    clock: Clock
+    stop: threading.Event
+    as_fast: bool = False
+    loop: bool = False
+
+
+class Source(Protocol):
+    """Frames from a camera, stream, file or pattern. One thread (`capture:<stream>`) constructs, uses and closes it.
+
+    `lossless`: it has no deadline and waits for its consumer (a folder; a file read `as_fast`); else it is live and the
+    consumer takes what is newest.
+    """
+
+    options: ClassVar[type[msgspec.Struct]]
+    lossless: bool
+
+    def grab(self) -> Grab | None:
+        """Block until the next frame is here and take hold of it, without decoding it where that can be put off.
+
+        None is the end of the data (or `stop` was set). Raises `SourceError` when the source is lost; the caller
+        closes it and constructs a new one after a back-off.
+        """
+        ...
+
+    def retrieve(self, out: Image | None) -> Image:
+        """The grabbed frame, decoded, `H×W×3` uint8 BGR, C-contiguous; may be called once per grab, or not at all.
+
+        Written into `out` when that has the right shape (then `out` itself is returned), else into a new array, which
+        the caller owns. Raises `FrameError` when this one frame is unusable, `SourceError` when the source is lost.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Preprocess(Protocol):
+    """Picture → the model's input tensor, in one buffer allocated at construction."""
+
+    def prepare(self, image: Image) -> tuple[Tensor, Placement]:
+        """`image` (`H×W×3` uint8 BGR) resized, converted, normalised and quantised.
+
+        The tensor is the preprocessor's own buffer, valid until the next call. Raises `FrameError` for an
+        empty picture.
+        """
+        ...
+
+
+class EngineContext(msgspec.Struct, frozen=True):
+    """What an engine is given: the verified model bytes (or, for very large ones, the file) and where to run it.
+
+    `accelerator` is one name of the declared order; `accelerator_options` its own options.
+    """
+
+    model: bytes | Path
+    name: str
+    accelerator: str = "cpu"
+    accelerator_options: dict[str, Any] = {}
+    threads: int = 1
+
+
+class Engine(Protocol):
+    """A model, loaded. Used by one thread at a time."""
+
+    options: ClassVar[type[msgspec.Struct]]
+    info: EngineInfo
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Raw outputs (as quantised as the model leaves them), in the order of `outputs`, valid until the next call.
+
+        `inputs` in the order, shape and dtype of the `inputs` specs. Raises `EngineError`.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class DecoderContext(msgspec.Struct, frozen=True):
+    """What a decoder knows of its model. `labels[i]` names class i; `threshold` is the lowest score to report."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.5
+    top_k: int = 5
+    input_size: tuple[int, int] = (0, 0)
+    """Width and height of the picture input, pixels."""
+
+
+class Decoder(Protocol):
+    """A model's raw outputs → an `Answer`. Pure: no state from frame to frame.
+
+    The constructor raises `ModelError` when the model's outputs are not of the kind it decodes (stating expected and
+    got shapes) or when there are fewer labels than classes.
+    """
+
+    options: ClassVar[type[msgspec.Struct]]
+
+    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
+        """`outputs` as the engine gave them; boxes in the answer lie in 0..1 of the frame, highest score first.
+
+        Raises `FrameError(reason="decode")` when the numbers are not numbers (NaN scores).
+        """
+        ...
+
+
+class Broker(Protocol):
+    """The one MQTT connection, as its users see it. Thread-safe; nothing in it blocks but `flush`."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a CONNACK was accepted and the link has not been seen to fail since."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Queue one message. While the link is down QoS 1 waits (bounded, oldest dropped and counted), QoS 0 is dropped
+        and counted.
+        """
+        ...
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until every QoS 1 message is acknowledged; False when `timeout_s` passed first."""
+        ...
+
+
+class SinkContext(msgspec.Struct, frozen=True):
+    """What a sink is given besides its options; `broker` only where there is one."""
+
+    device: str
+    clock: Clock
+    broker: Broker | None = None
+
+
+class Sink(Protocol):
+    """Where results go. One thread (`publish`) uses it; `publish` must not block on a slow consumer.
+
+    `wants_picture`: its publications must carry `result.lease`.
+    """
+
+    wants_picture: bool
+
+    def publish(self, publication: Publication) -> None:
+        """Take one result. The lease in it is valid only during the call."""
+        ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Return when everything taken is where it belongs, or after `timeout_s`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sensor(Protocol):
+    """Something the device knows of itself. `read` returns nothing for what the board lacks and raises what broke."""
+
+    def read(self) -> Sequence[Reading]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,72 @@
+"""Which plug-ins there are: room → kind → "module:Class", imported only when asked for.
+
+Plug-ins from outside register the entry-point group `edgerun` with names of the form `<room>.<kind>`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from edgerun.errors import ConfigError, MissingError
+
+BUILTIN: dict[str, dict[str, str]] = {
+    "source": {
+        "camera": "edgerun.capture.camera:CameraSource",
+        "stream": "edgerun.capture.stream:StreamSource",
+        "mjpeg": "edgerun.capture.mjpeg:MjpegSource",
+        "file": "edgerun.capture.file:FileSource",
+        "images": "edgerun.capture.images:ImagesSource",
+        "synthetic": "edgerun.capture.synthetic:SyntheticSource",
+    },
+    "engine": {
+        "tflite": "edgerun.infer.tflite:TfliteEngine",
+        "onnx": "edgerun.infer.onnx:OnnxEngine",
+    },
+    "decoder": {
+        "ssd-anchors": "edgerun.decode.ssd:SsdAnchorsDecoder",
+        "tflite-detection-postprocess": "edgerun.decode.postprocess:DetectionPostprocessDecoder",
+        "yolo": "edgerun.decode.yolo:YoloDecoder",
+        "classify": "edgerun.decode.classify:ClassifyDecoder",
+    },
+    "sink": {
+        "console": "edgerun.publish.console:ConsoleSink",
+        "jsonl": "edgerun.publish.jsonl:JsonlSink",
+        "mqtt": "edgerun.publish.mqtt:MqttSink",
+        "picture": "edgerun.publish.picture:PictureSink",
+    },
+}
+
+_GROUP = "edgerun"
+
+
+def kinds(room: str) -> tuple[str, ...]:
+    """The kinds of a room, built-in ones first."""
+    outside = sorted(name.partition(".")[2] for name in entry_points(group=_GROUP).names if name.startswith(room + "."))
+    return (*BUILTIN[room], *(kind for kind in outside if kind not in BUILTIN[room]))
+
+
+def resolve(room: str, kind: str) -> Any:
+    """The plug-in class.
+
+    Raises `ConfigError` for an unknown kind, `MissingError` when its module cannot be imported.
+    """
+    target = BUILTIN[room].get(kind)
+    if target is None:
+        for entry in entry_points(group=_GROUP, name=f"{room}.{kind}"):
+            target = entry.value
+    if target is None:
+        close = difflib.get_close_matches(kind, kinds(room), n=1)
+        raise ConfigError(
+            f"unknown {room} kind",
+            expected="one of " + ", ".join(kinds(room)),
+            got=repr(kind),
+            remedy=f'did you mean "{close[0]}"?' if close else None,
+        )
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MissingError(f"the {room} plug-in {kind!r} cannot be imported", where=target, got=f"{error}") from error

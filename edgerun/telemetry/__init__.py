@@ -1,0 +1,1 @@
+"""The published picture of the meters."""

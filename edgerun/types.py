@@ -1,0 +1,198 @@
+"""The values that flow through the pipeline: frozen, with units in their names.
+
+Shapes: an image is `H×W×3` uint8 in BGR order (OpenCV's), boxes are `(x0, y0, x1, y1)` in 0..1 of the frame as
+captured, a tensor has the shape its `TensorSpec` says. Times are monotonic nanoseconds (`*_ns`) unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Tensor = NDArray[Any]
+Box = tuple[float, float, float, float]
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """Identity and moment of one frame; rides unchanged from capture to result.
+
+    `seq` counts the stream's grabbed frames from 0; `captured_ns` is monotonic, `captured_unix_s` wall time: the
+    driver's timestamp where it can be trusted, else the arrival of the frame's last byte. `item` is the file name or
+    position when the source is a file or a folder.
+    """
+
+    stream: str
+    seq: int
+    captured_ns: int
+    captured_unix_s: float
+    item: str | None = None
+
+
+class Grab(msgspec.Struct, frozen=True):
+    """What a source says of the frame it has just taken hold of, not decoded yet."""
+
+    captured_ns: int
+    item: str | None = None
+
+
+class Lease:
+    """A frame's pixel buffer, lent: shared by `share()`, given back to its owner by as many `release()` as holders.
+
+    `image` is valid only between the two. Thread-safe; releasing more often than shared is an error.
+    """
+
+    __slots__ = ("_give_back", "_holders", "_lock", "image")
+
+    def __init__(self, image: Image, give_back: Callable[[Image], None] | None = None) -> None:
+        self.image = image
+        self._give_back = give_back
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def share(self) -> Lease:
+        with self._lock:
+            if self._holders <= 0:
+                raise RuntimeError("a lease was shared after its last holder released it")
+            self._holders += 1
+        return self
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            left = self._holders
+        if left < 0:
+            raise RuntimeError("a lease was released more often than it was shared")
+        if left == 0 and self._give_back is not None:
+            self._give_back(self.image)
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A decoded picture on its way to the worker. Whoever takes it from the Slot releases `lease`."""
+
+    stamp: Stamp
+    lease: Lease
+    ready_ns: int
+    """When it was handed to the Slot: capture latency = `ready_ns - stamp.captured_ns`."""
+
+    @property
+    def image(self) -> Image:
+        return self.lease.image
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One input or output of a model as its file states it.
+
+    `shape` holds -1 where the model leaves a dimension open. `scale`/`zero_point` are empty for tensors that are not
+    quantised, hold one value per tensor, or one per slice along `quantized_axis`: real = scale · (q − zero_point)
+    (TensorFlow Lite 8-bit quantisation specification).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    quantized_axis: int = 0
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where the picture lies in the model's input: `frame = tensor · scale + shift`, both in 0..1, per axis.
+
+    Stretching is the identity. Letterboxing a picture that fills the middle 75 % of the height has
+    `scale_y = 1/0.75`, `shift_y = -0.125/0.75`.
+    """
+
+    scale_x: float = 1.0
+    shift_x: float = 0.0
+    scale_y: float = 1.0
+    shift_y: float = 0.0
+
+
+class Detection(msgspec.Struct, frozen=True, omit_defaults=True, rename={"class_id": "class"}):
+    """One object: `box` is `(x0, y0, x1, y1)` in 0..1 of the frame as captured, `score` in 0..1."""
+
+    label: str
+    class_id: int
+    score: float
+    box: Box
+    track: int | None = None
+
+
+class Classification(msgspec.Struct, frozen=True, rename={"class_id": "class"}):
+    """One class with its score (a probability where the model gives one)."""
+
+    label: str
+    class_id: int
+    score: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a decoder read out of a model's outputs; only the fields that the task has are set."""
+
+    detections: tuple[Detection, ...] | None = None
+    classes: tuple[Classification, ...] | None = None
+    keypoints: tuple[tuple[float, float, float], ...] | None = None
+    value: float | None = None
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What really runs: `runtime` with its version ("litert 2.3.0"), the accelerator in use, CPU threads.
+
+    `fallbacks` names each accelerator that was tried before this one, with the reason it was refused.
+    """
+
+    runtime: str
+    accelerator: str
+    threads: int
+    fallbacks: tuple[tuple[str, str], ...] = ()
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """Which model made a result; written into every message."""
+
+    name: str
+    version: str
+    accelerator: str
+
+
+class Result(msgspec.Struct, frozen=True):
+    """An answer with its account: who, when, how long each stage took (ns), what was dropped since the last one.
+
+    `max_age_ns` is 0 where the stream has no deadline. `lease` keeps the picture for sinks that draw; the publish
+    thread releases it.
+    """
+
+    stamp: Stamp
+    answer: Answer
+    model: ModelInfo
+    frame_size: tuple[int, int]
+    """Width and height of the frame as captured, pixels."""
+    latency_ns: Mapping[str, int]
+    """capture, wait, preprocess, infer, decode."""
+    dropped: Mapping[str, int]
+    """Frames of this stream skipped and superseded since its previous result."""
+    max_age_ns: int = 0
+    lease: Lease | None = None
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """A result at the moment the publish thread took it: every sink gets this one value."""
+
+    result: Result
+    id: str
+    """`<run>-<n>`: 8 random hex digits drawn at process start, and the device's result number."""
+    age_ms: float
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One sensor value. A sensor the board lacks has no reading; a broken one raises. `name` carries the unit."""
+
+    name: str
+    value: float
+    at_ns: int
