@@ -1,7 +1,8 @@
 """The values that flow through the pipeline: frozen, with units in their names.
 
 Shapes: an image is `H×W×3` uint8 in BGR order (OpenCV's), boxes are `(x0, y0, x1, y1)` in 0..1 of the frame as
-captured, a tensor has the shape its `TensorSpec` says. Times are monotonic nanoseconds (`*_ns`) unless the name says otherwise.
+captured, a tensor has the shape its `TensorSpec` says. Times are monotonic nanoseconds
+(`*_ns`) unless the name says otherwise.
 """
 
 from __future__ import annotations
