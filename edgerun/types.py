@@ -80,6 +80,8 @@ class Frame(msgspec.Struct, frozen=True):
     lease: Lease
     ready_ns: int
     """When it was handed to the Slot: capture latency = `ready_ns - stamp.captured_ns`."""
+    lossy: bool = True
+    """False where the source has no deadline: then it is neither expired nor dropped on the way."""
 
     @property
     def image(self) -> Image:

@@ -1,0 +1,62 @@
+"""A lane: one (stream, model) pair on its way from capture to worker, and the buffers its frames live in."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from edgerun.meter import StreamMeter
+from edgerun.pipeline.demand import Demand, RateCap
+from edgerun.ports import Decoder
+from edgerun.slot import Slot
+from edgerun.types import Frame, Image
+
+_SPARE_BUFFERS = 4  # one being written, one in the Slot, one with the worker, one with the sinks
+
+
+class LanePlan(msgspec.Struct, frozen=True):
+    """What the config says of one (stream, model)."""
+
+    stream: str
+    decoder: Decoder
+    max_age_ms: float = 1000.0
+    max_fps: float | None = None
+    weight: float = 1.0
+    depth: int = 1
+
+
+class Lane:
+    """The shared state of one (stream, model): the Slot between its two threads, its demand and its meters."""
+
+    def __init__(self, plan: LanePlan, ready: threading.Condition) -> None:
+        self.plan = plan
+        self.slot: Slot[Frame] = Slot(plan.depth, ready)
+        self.demand = Demand()
+        self.meter = StreamMeter()
+        self.rate_cap = RateCap(plan.max_fps) if plan.max_fps else None
+        self.max_age_ns = round(plan.max_age_ms * 1e6)
+
+
+class BufferPool:
+    """Picture buffers of one stream, used again and again; at most four lie idle. Thread-safe.
+
+    A buffer of another shape than the one last taken back (the camera changed its resolution) is let go.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Image] = []
+
+    def take(self) -> Image | None:
+        """An idle buffer, or None when there is none yet."""
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def give(self, image: Image) -> None:
+        """Take a buffer back."""
+        with self._lock:
+            if self._idle and self._idle[-1].shape != image.shape:
+                self._idle.clear()
+            if len(self._idle) < _SPARE_BUFFERS:
+                self._idle.append(image)

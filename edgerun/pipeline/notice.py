@@ -1,0 +1,43 @@
+"""What the pipeline's threads tell the main thread: changes of state, and faults that end the run."""
+
+from __future__ import annotations
+
+import queue
+from typing import Literal
+
+import msgspec
+
+State = Literal["running", "stalled", "paused", "degraded", "ended"]
+
+
+class StreamNotice(msgspec.Struct, frozen=True):
+    """A stream's state changed; `reason` is one sentence, empty when all is well again."""
+
+    stream: str
+    state: State
+    reason: str = ""
+
+
+class ThreadDied(msgspec.Struct, frozen=True):
+    """A thread met something it has no recovery for: the run ends."""
+
+    thread: str
+    error: BaseException
+
+
+class StopRequested(msgspec.Struct, frozen=True):
+    """Somebody (a signal, a limit) asked for the end of the run."""
+
+    reason: str
+
+
+class ThreadEnded(msgspec.Struct, frozen=True):
+    """A thread came to the end of its data."""
+
+    thread: str
+
+
+Notice = StreamNotice | ThreadDied | StopRequested | ThreadEnded
+
+# SimpleQueue.put is reentrant, so a signal handler may put too; notices are rare (back-off spaces them).
+NoticeBoard = queue.SimpleQueue[Notice]

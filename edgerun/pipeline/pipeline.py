@@ -1,0 +1,102 @@
+"""The running whole: named threads, started downstream first and stopped in data order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from edgerun.clock import Clock
+from edgerun.errors import StageError
+from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.lane import Lane
+from edgerun.pipeline.notice import NoticeBoard, ThreadDied, ThreadEnded
+from edgerun.pipeline.publish import Publisher
+from edgerun.pipeline.worker import Delivery, Worker
+from edgerun.slot import Outbox
+
+_log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Capture threads → workers → publisher. Built by `app`, driven by `daemon`."""
+
+    def __init__(
+        self,
+        captures: Sequence[Capture],
+        workers: Sequence[Worker],
+        publisher: Publisher,
+        outbox: Outbox[Delivery],
+        clock: Clock,
+        notices: NoticeBoard,
+    ) -> None:
+        self.captures = tuple(captures)
+        self.workers = tuple(workers)
+        self.publisher = publisher
+        self._outbox = outbox
+        self._clock = clock
+        self._notices = notices
+        self._publish_thread = self._thread("publish", publisher.run, publisher.drain)
+        self._worker_threads = [self._thread(f"worker:{w.name}", w.run, w.drain) for w in self.workers]
+        self._capture_threads = [self._thread(f"capture:{c.stream}", c.run, None) for c in self.captures]
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All (stream, model) pairs, in the config's order of streams."""
+        return [lane for capture in self.captures for lane in capture.lanes]
+
+    def start(self) -> None:
+        """Start every thread, consumers first."""
+        for thread in (self._publish_thread, *self._worker_threads, *self._capture_threads):
+            thread.start()
+
+    def stop(self, limit_s: float) -> list[str]:
+        """Close the upstream end and let the end run down the pipe; at most `limit_s` seconds in all.
+
+        Returns the capture threads that a driver still holds (given up: their Slots are closed over their heads, no
+        frame is lost with them). Raises `StageError` naming a worker or publisher that would not end.
+        """
+        deadline_ns = self._clock.mono_ns() + round(limit_s * 1e9)
+        for capture in self.captures:
+            capture.stop.set()
+        stuck = self._join(self._capture_threads, deadline_ns, limit_s * 0.4)
+        for capture in self.captures:
+            for lane in capture.lanes:
+                lane.slot.close()
+        hung = self._join(self._worker_threads, deadline_ns, limit_s * 0.4)
+        self._outbox.close()
+        hung += self._join([self._publish_thread], deadline_ns, limit_s)
+        if hung:
+            raise StageError(
+                f"{', '.join(hung)} did not end within {limit_s:g} s of being asked to",
+                remedy="a runtime or a sink hangs; the process ends without waiting for it",
+            )
+        return stuck
+
+    def drained(self) -> bool:
+        """Whether every stream has come to its end and everything on the way has arrived."""
+        return not any(thread.is_alive() for thread in self._capture_threads) and all(
+            lane.meter.account.view().in_flight == 0 for lane in self.lanes
+        )
+
+    def _join(self, threads: Sequence[threading.Thread], deadline_ns: int, most_s: float) -> list[str]:
+        limit_ns = min(deadline_ns, self._clock.mono_ns() + round(most_s * 1e9))
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, (limit_ns - self._clock.mono_ns()) / 1e9))
+        return [thread.name for thread in threads if thread.is_alive()]
+
+    def _thread(self, name: str, body: Callable[[], None], owe: Callable[[str], None] | None) -> threading.Thread:
+        """A daemon thread that never dies quietly: its end or its death is told on the notice board."""
+
+        def run() -> None:
+            try:
+                body()
+            except BaseException as error:  # noqa: BLE001  a thread's body: told, and the run ends with it
+                self._notices.put(ThreadDied(name, error))
+                if owe is not None:
+                    owe("stopped")
+            else:
+                self._notices.put(ThreadEnded(name))
+
+        return threading.Thread(target=run, name=name, daemon=True)

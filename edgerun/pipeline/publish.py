@@ -1,0 +1,79 @@
+"""The publish stage: one thread takes results from the Outbox, gives each its age and number, and hands it to every sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgerun.clock import Clock
+from edgerun.errors import Closed
+from edgerun.pipeline.worker import Delivery
+from edgerun.ports import Sink
+from edgerun.slot import Outbox
+from edgerun.types import Publication
+
+
+class Publisher:
+    """The end of the pipe: the last check of age, the account's `published`, and the sinks in their order."""
+
+    def __init__(
+        self,
+        outbox: Outbox[Delivery],
+        sinks: Sequence[Sink],
+        clock: Clock,
+        run_id: str,
+        *,
+        on_published: Callable[[int, int], None] = lambda n, now_ns: None,
+    ) -> None:
+        self.published = 0
+        self._outbox = outbox
+        self._sinks = tuple(sinks)
+        self._clock = clock
+        self._run_id = run_id
+        self._on_published = on_published
+
+    def run(self) -> None:
+        """The thread's body: until the Outbox is closed and empty."""
+        while True:
+            try:
+                delivery = self._outbox.take()
+            except Closed:
+                return
+            if delivery is not None:
+                self._publish(delivery)
+
+    def drain(self, reason: str) -> None:
+        """Count what is still to come as failed, until the Outbox is closed: what a dead publisher owes."""
+        while True:
+            try:
+                delivery = self._outbox.take()
+            except Closed:
+                return
+            if delivery is not None:
+                lane, result = delivery
+                lane.meter.account.end("failed", reason)
+                if result.lease is not None:
+                    result.lease.release()
+
+    def _publish(self, delivery: Delivery) -> None:
+        lane, result = delivery
+        now_ns = self._clock.mono_ns()
+        age_ns = now_ns - result.stamp.captured_ns
+        try:
+            if result.max_age_ns and age_ns > result.max_age_ns:
+                lane.meter.account.end("expired")
+                return
+            age_ms = age_ns / 1e6
+            publication = Publication(result, f"{self._run_id}-{self.published:06d}", age_ms)
+            try:
+                for sink in self._sinks:
+                    sink.publish(publication)
+            except BaseException:
+                lane.meter.account.end("failed", "sink")
+                raise
+            self.published += 1
+            lane.meter.account.end("published")
+            lane.meter.age.record(age_ms)
+            self._on_published(self.published, now_ns)
+        finally:
+            if result.lease is not None:
+                result.lease.release()
