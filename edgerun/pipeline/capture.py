@@ -152,9 +152,9 @@ class Capture:
 
 
 def back_off_s(failures: int, jitter: float) -> float:
-    """How long to wait before the source is opened again: doubling from 0.5 s to 30 s, less up to half by `jitter` 0..1.
+    """How long to wait before the source is opened again: doubling from 0.5 s to 30 s.
 
-    `failures` counts attempts in a row that gave no frame, from 1.
+    `jitter` (0..1) takes up to half of it away; `failures` counts attempts in a row that gave no frame, from 1.
     """
     longest = min(_BACK_OFF_MOST_S, _BACK_OFF_FIRST_S * 2.0 ** min(failures - 1, 16))
     return longest * (1.0 - 0.5 * jitter)

@@ -1,7 +1,7 @@
 """Demand: the one thing that flows upstream, and the pure rules made of it.
 
-The worker publishes when each stream's next turn is expected (`Demand.wanted_at_ns`); the stream's capture thread decides
-with it whether the frame it has just grabbed is worth decoding.
+The worker publishes when each stream's next turn is expected (`Demand.wanted_at_ns`); the stream's capture thread
+decides with it whether the frame it has just grabbed is worth decoding.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ def pick(waiting: Sequence[int], weights: Sequence[float], served_ns: Sequence[i
 
 
 class RateCap:
-    """An fps cap that keeps the stated mean rate whatever the camera's: credit grows with time, a frame costs one period.
+    """An fps cap that keeps the stated mean rate whatever the camera's.
 
-    Credit above 1.5 periods is forgotten, so a pause is not followed by a burst.
+    Credit grows with time and a frame costs one period of it. Credit above 1.5 periods is forgotten, so that a pause
+    is not followed by a burst.
     """
 
     def __init__(self, max_fps: float) -> None:

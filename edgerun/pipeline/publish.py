@@ -1,4 +1,4 @@
-"""The publish stage: one thread takes results from the Outbox, gives each its age and number, and hands it to every sink."""
+"""The publish stage: one thread gives each result of the Outbox its age and number and hands it to every sink."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from edgerun.clock import Clock
 from edgerun.errors import Closed
-from edgerun.pipeline.worker import Delivery
+from edgerun.pipeline.worker import Delivery, count_failed
 from edgerun.ports import Sink
 from edgerun.slot import Outbox
 from edgerun.types import Publication
@@ -49,10 +49,7 @@ class Publisher:
             except Closed:
                 return
             if delivery is not None:
-                lane, result = delivery
-                lane.meter.account.end("failed", reason)
-                if result.lease is not None:
-                    result.lease.release()
+                count_failed(delivery, reason)
 
     def _publish(self, delivery: Delivery) -> None:
         lane, result = delivery

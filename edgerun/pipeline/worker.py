@@ -22,6 +22,14 @@ _log = logging.getLogger(__name__)
 Delivery = tuple[Lane, Result]
 
 
+def count_failed(delivery: Delivery, reason: str) -> None:
+    """End a result that will not be published: counted with its reason, its picture given back."""
+    lane, result = delivery
+    lane.meter.account.end("failed", reason)
+    if result.lease is not None:
+        result.lease.release()
+
+
 class Worker:
     """Preprocess, infer and decode of one engine, in sequence on one thread, for all lanes that share it."""
 
@@ -68,7 +76,7 @@ class Worker:
                 frame.lease.release()
 
     def drain(self, reason: str) -> None:
-        """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes its streams."""
+        """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes."""
         slots = [lane.slot for lane in self._lanes]
         while True:
             try:
@@ -137,15 +145,17 @@ class Worker:
         )
 
     def _hand_over(self, lane: Lane, result: Result, frame: Frame) -> None:
-        if not frame.lossy:
-            self._outbox.put_wait((lane, result))
-            return
-        victim = self._outbox.put((lane, result))
+        victim: Delivery | None = None
+        reason = "outbox"
+        try:
+            if frame.lossy:
+                victim = self._outbox.put((lane, result))
+            else:
+                self._outbox.put_wait((lane, result))
+        except Closed:  # only when this thread was given up as hung and comes back after all
+            victim, reason = (lane, result), "stopped"
         if victim is not None:
-            owner, dropped = victim
-            owner.meter.account.end("failed", "outbox")
-            if dropped.lease is not None:
-                dropped.lease.release()
+            count_failed(victim, reason)
 
     def _announce(self, now_ns: int, current: int | None) -> None:
         """Tell every lane's capture thread when its next turn is expected."""

@@ -1,0 +1,191 @@
+"""Small parts that behave like sources and engines, steered by the test instead of by time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from edgerun.clock import Clock, SystemClock
+from edgerun.errors import FrameError, SourceError
+from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.lane import Lane, LanePlan
+from edgerun.pipeline.notice import NoticeBoard
+from edgerun.pipeline.pipeline import Pipeline
+from edgerun.pipeline.publish import Publisher
+from edgerun.pipeline.worker import Delivery, Worker
+from edgerun.ports import Sink
+from edgerun.slot import Outbox
+from edgerun.types import (
+    Answer,
+    Classification,
+    EngineInfo,
+    Grab,
+    Image,
+    ModelInfo,
+    Placement,
+    Publication,
+    Tensor,
+    TensorSpec,
+)
+
+
+class NoOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """Nothing to choose."""
+
+
+class CountingSource:
+    """Gives frames that carry their own number, as fast as they are taken.
+
+    `script` maps a frame number to what happens there: "corrupt", "empty", "lost" (once), "dead", "big", or a callable.
+    """
+
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(
+        self,
+        clock: Clock,
+        stop: threading.Event,
+        *,
+        frames: int | None = None,
+        lossless: bool = False,
+        interval_s: float = 0.0,
+        age_s: float = 0.0,
+        script: dict[int, Any] | None = None,
+        start: list[int] | None = None,
+    ) -> None:
+        self.lossless = lossless
+        self._clock, self._stop, self._frames = clock, stop, frames
+        self._interval_s, self._age_s = interval_s, age_s
+        self._script = script if script is not None else {}
+        self._next = start if start is not None else [0]
+        self._held = -1
+        self.closed = False
+
+    def grab(self) -> Grab | None:
+        if self._interval_s and self._clock.wait(self._stop, self._interval_s):
+            return None
+        number = self._next[0]
+        if self._stop.is_set() or (self._frames is not None and number >= self._frames):
+            return None
+        act = self._script.get(number)
+        if act == "lost":
+            del self._script[number]
+            raise SourceError("the camera is gone")
+        if act == "dead":
+            raise SourceError("the file is gone", final=True)
+        if callable(act):
+            act()
+        self._held = number
+        self._next[0] += 1
+        return Grab(self._clock.mono_ns() - round(self._age_s * 1e9), str(number))
+
+    def retrieve(self, out: Image | None) -> Image:
+        act = self._script.get(self._held)
+        if act == "corrupt":
+            raise FrameError("not a JPEG", reason="decode")
+        size = 0 if act == "empty" else 16 if act == "big" else 8
+        if out is None or out.shape != (size, size, 3):
+            out = np.zeros((size, size, 3), np.uint8)
+        if out.size:
+            out.view(np.uint8).reshape(-1)[:4] = np.frombuffer(self._held.to_bytes(4, "big"), np.uint8)
+        return out
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class NumberPreprocess:
+    """Reads the frame's number off its first four bytes."""
+
+    def prepare(self, image: Image) -> tuple[Tensor, Placement]:
+        return image.reshape(-1)[:4].copy(), Placement()
+
+
+class EchoEngine:
+    """Answers with its input; `before` runs first, on the worker's thread."""
+
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+    info = EngineInfo("echo 1", "cpu", 1)
+    inputs = (TensorSpec("in", (4,), "uint8"),)
+    outputs = (TensorSpec("out", (4,), "uint8"),)
+
+    def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
+        self._before = before
+
+    def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        self._before(int.from_bytes(inputs[0].tobytes(), "big"))
+        return inputs
+
+    def close(self) -> None:
+        pass
+
+
+class NumberDecoder:
+    """The number as the class of a classification."""
+
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
+        number = int.from_bytes(outputs[0].tobytes(), "big")
+        return Answer(classes=(Classification(str(number), number, 1.0),))
+
+
+class ListSink:
+    """Keeps what it is given; `before` runs first, on the publish thread."""
+
+    wants_picture = False
+
+    def __init__(self, before: Callable[[Publication], None] = lambda publication: None) -> None:
+        self.got: list[Publication] = []
+        self._before = before
+
+    def publish(self, publication: Publication) -> None:
+        self._before(publication)
+        self.got.append(publication)
+
+    def flush(self, timeout_s: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def build(
+    sources: dict[str, Callable[[threading.Event], Any]],
+    *,
+    engine: EchoEngine | None = None,
+    sinks: Sequence[Sink] = (),
+    clock: Clock | None = None,
+    outbox_size: int = 64,
+    keep_pictures: bool = False,
+    **plan: Any,
+) -> Pipeline:
+    """One engine shared by all `sources`, with `plan` for every lane."""
+    clock = clock or SystemClock()
+    ready = threading.Condition()
+    notices: NoticeBoard = NoticeBoard()
+    outbox: Outbox[Delivery] = Outbox(outbox_size)
+    captures = []
+    for name, open_source in sources.items():
+        lane = Lane(LanePlan(stream=name, decoder=NumberDecoder(), **plan), ready)
+        captures.append(Capture(name, open_source, [lane], clock, notices))
+    lanes = [lane for capture in captures for lane in capture.lanes]
+    worker = Worker(
+        "echo",
+        engine or EchoEngine(),
+        NumberPreprocess(),
+        ModelInfo("echo", "1", "cpu"),
+        lanes,
+        ready,
+        outbox,
+        clock,
+        keep_pictures=keep_pictures,
+    )
+    publisher = Publisher(outbox, sinks, clock, "0123abcd")
+    pipeline = Pipeline(captures, [worker], publisher, outbox, clock, notices)
+    pipeline.notices = notices  # type: ignore[attr-defined]
+    return pipeline

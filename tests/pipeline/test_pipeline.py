@@ -1,0 +1,309 @@
+"""The pipeline with real threads: every frame is accounted for, however it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgerun.clock import FakeClock, SystemClock
+from edgerun.errors import StageError
+from edgerun.pipeline.notice import StreamNotice, ThreadDied, ThreadEnded
+from edgerun.pipeline.pipeline import Pipeline
+from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, build
+
+CLOCK = SystemClock()
+
+
+def source(**how: Any) -> Callable[[threading.Event], CountingSource]:
+    how.setdefault("start", [0])
+    return lambda stop: CountingSource(how.get("clock", CLOCK), stop, **{k: v for k, v in how.items() if k != "clock"})
+
+
+def notices_until(pipeline: Pipeline, wanted: Callable[[Any], bool]) -> list[Any]:
+    seen = []
+    while True:
+        notice = pipeline.notices.get(timeout=30)  # type: ignore[attr-defined]
+        seen.append(notice)
+        if wanted(notice):
+            return seen
+
+
+def ended(name: str) -> Callable[[Any], bool]:
+    return lambda notice: isinstance(notice, ThreadEnded) and notice.thread == name
+
+
+def assert_conserved(pipeline: Pipeline) -> None:
+    for lane in pipeline.lanes:
+        view = lane.meter.account.view()
+        assert view.in_flight == 0, view
+        assert view.grabbed == sum(view.fates.values()), view
+
+
+def labels(sink: ListSink, stream: str = "a") -> list[int]:
+    return [p.result.answer.classes[0].class_id for p in sink.got if p.result.stamp.stream == stream]
+
+
+def test_a_lossless_source_loses_nothing_and_keeps_its_order() -> None:
+    sink = ListSink()
+    pipeline = build({"a": source(frames=500, lossless=True)}, sinks=[sink], outbox_size=2)
+    pipeline.start()
+    notices_until(pipeline, ended("worker:echo"))
+    assert pipeline.stop(10) == []
+    assert labels(sink) == list(range(500))
+    assert [p.id for p in sink.got[:2]] == ["0123abcd-000000", "0123abcd-000001"]
+    assert [p.result.stamp.item for p in sink.got[:2]] == ["0", "1"]
+    assert_conserved(pipeline)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    streams=st.integers(1, 3),
+    stop_after=st.integers(1, 300),
+    stall_every=st.integers(1, 20),
+    corrupt=st.sets(st.integers(0, 400), max_size=30),
+)
+def test_conservation_at_a_random_stop_under_flood(
+    streams: int, stop_after: int, stall_every: int, corrupt: set[int]
+) -> None:
+    """Sources that flood a worker which stalls until they have gone on by at least ten frames."""
+    enough = threading.Event()
+    gate = threading.Semaphore(0)
+    served = [0]
+
+    def stall(number: int) -> None:
+        served[0] += 1
+        if served[0] % stall_every == 0:
+            gate.acquire(timeout=0.02)
+        if served[0] >= stop_after:
+            enough.set()
+
+    sink = ListSink()
+    script: dict[int, Any] = dict.fromkeys(corrupt, "corrupt")
+    names = [f"s{i}" for i in range(streams)]
+    pipeline = build(
+        {name: source(script=dict(script)) for name in names}, engine=EchoEngine(stall), sinks=[sink], outbox_size=3
+    )
+    pipeline.start()
+    assert enough.wait(30)
+    assert pipeline.stop(20) == []
+    assert_conserved(pipeline)
+    for name, lane in zip(names, pipeline.lanes, strict=True):
+        seqs = [p.result.stamp.seq for p in sink.got if p.result.stamp.stream == name]
+        assert seqs == sorted(set(seqs))
+        assert len(seqs) == lane.meter.account.view().fates["published"]
+
+
+def test_frames_too_old_are_never_inferred() -> None:
+    inferred: list[int] = []
+    sink = ListSink()
+    pipeline = build(
+        {"a": source(frames=20, age_s=2.0)}, engine=EchoEngine(inferred.append), sinks=[sink], max_age_ms=1000
+    )
+    pipeline.start()
+    notices_until(pipeline, ended("worker:echo"))
+    pipeline.stop(10)
+    assert inferred == []
+    assert sink.got == []
+    assert pipeline.lanes[0].meter.account.view().fates["expired"] > 0
+    assert_conserved(pipeline)
+
+
+def test_a_result_that_aged_in_the_engine_is_never_published() -> None:
+    clock = FakeClock()
+    sink = ListSink()
+    pipeline = build(
+        {"a": source(clock=clock, frames=1)},
+        engine=EchoEngine(lambda number: clock.advance(1.5)),
+        sinks=[sink],
+        clock=clock,
+        max_age_ms=1000,
+    )
+    pipeline.start()
+    notices_until(pipeline, ended("worker:echo"))
+    pipeline.stop(10)
+    assert sink.got == []
+    assert pipeline.lanes[0].meter.account.view().fates["expired"] == 1
+    assert_conserved(pipeline)
+
+
+def test_a_result_carries_its_age_and_its_latencies() -> None:
+    clock = FakeClock()
+    sink = ListSink(before=lambda publication: clock.advance(9))
+    pipeline = build(
+        {"a": source(clock=clock, frames=1, age_s=0.25)},
+        engine=EchoEngine(lambda number: clock.advance(0.5)),
+        sinks=[sink],
+        clock=clock,
+    )
+    pipeline.start()
+    notices_until(pipeline, ended("worker:echo"))
+    pipeline.stop(60)
+    (publication,) = sink.got
+    assert publication.age_ms == pytest.approx(750)
+    assert publication.result.latency_ns["infer"] == 500_000_000
+    assert publication.result.latency_ns["capture"] == 250_000_000
+    assert publication.result.frame_size == (8, 8)
+
+
+def test_a_slow_sink_overflows_the_outbox_oldest_first_and_counted() -> None:
+    hold = threading.Event()
+    inferred = threading.Semaphore(0)
+    sink = ListSink(before=lambda publication: hold.wait(30) and None)
+    pipeline = build(
+        {"a": source(interval_s=0.0005)},
+        engine=EchoEngine(lambda number: inferred.release()),
+        sinks=[sink],
+        outbox_size=4,
+        max_age_ms=60_000,
+    )
+    pipeline.start()
+    for _ in range(30):
+        assert inferred.acquire(timeout=30)
+    for capture in pipeline.captures:
+        capture.stop.set()
+    notices_until(pipeline, ended("worker:echo"))
+    hold.set()
+    pipeline.stop(10)
+    view = pipeline.lanes[0].meter.account.view()
+    assert view.failed_reasons["outbox"] >= 20
+    assert len(sink.got) <= 5
+    assert_conserved(pipeline)
+
+
+def test_a_corrupt_an_empty_and_a_resized_frame_are_told_apart_and_the_stream_goes_on() -> None:
+    sink = ListSink()
+    script = {2: "corrupt", 4: "empty", 6: "big"}
+    pipeline = build({"a": source(frames=10, lossless=True, script=script)}, sinks=[sink])
+    pipeline.start()
+    notices_until(pipeline, ended("worker:echo"))
+    pipeline.stop(10)
+    assert labels(sink) == [0, 1, 3, 5, 6, 7, 8, 9]
+    assert [p.result.frame_size for p in sink.got][3:6] == [(8, 8), (16, 16), (8, 8)]
+    assert pipeline.lanes[0].meter.account.view().failed_reasons == {"decode": 1, "empty": 1}
+    assert_conserved(pipeline)
+
+
+def test_a_lost_source_is_reopened_and_the_numbers_go_on() -> None:
+    clock = FakeClock()
+    sink = ListSink()
+    start = [0]
+    script = {3: "lost"}
+    pipeline = build(
+        {"a": lambda stop: CountingSource(clock, stop, frames=6, lossless=True, script=script, start=start)},
+        sinks=[sink],
+        clock=clock,
+    )
+    pipeline.start()
+    seen = notices_until(pipeline, ended("worker:echo"))
+    pipeline.stop(10)
+    states = [(n.state, n.reason) for n in seen if isinstance(n, StreamNotice)]
+    assert states == [
+        ("running", ""),
+        ("stalled", "the camera is gone"),
+        ("running", ""),
+        ("ended", "the source has no more frames"),
+    ]
+    assert [p.result.stamp.seq for p in sink.got] == list(range(6))
+    assert_conserved(pipeline)
+
+
+@pytest.mark.parametrize("where", ["source", "engine", "sink"])
+def test_a_stage_that_raises_is_named_and_what_it_owed_is_counted(where: str) -> None:
+    def boom(_: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    pipeline = build(
+        {"a": source(script={5: lambda: boom(None)} if where == "source" else {}), "b": source()},
+        engine=EchoEngine(boom if where == "engine" else lambda number: None),
+        sinks=[ListSink(boom if where == "sink" else lambda publication: None)],
+    )
+    pipeline.start()
+    died = notices_until(pipeline, lambda notice: isinstance(notice, ThreadDied))[-1]
+    assert died.thread == {"source": "capture:a", "engine": "worker:echo", "sink": "publish"}[where]
+    assert isinstance(died.error, ZeroDivisionError)
+    pipeline.stop(10)
+    assert_conserved(pipeline)
+
+
+def test_a_source_lost_for_good_ends_the_run() -> None:
+    pipeline = build({"a": source(script={3: "dead"})})
+    pipeline.start()
+    died = notices_until(pipeline, lambda notice: isinstance(notice, ThreadDied))[-1]
+    assert died.thread == "capture:a"
+    assert "the file is gone" in str(died.error)
+    pipeline.stop(10)
+    assert_conserved(pipeline)
+
+
+def test_a_hung_engine_is_an_error_that_names_its_thread() -> None:
+    release = threading.Event()
+    entered = threading.Event()
+
+    def hang(number: int) -> None:
+        entered.set()
+        release.wait(60)
+
+    pipeline = build({"a": source()}, engine=EchoEngine(hang))
+    pipeline.start()
+    assert entered.wait(10)
+    with pytest.raises(StageError, match="worker:echo did not end within"):
+        pipeline.stop(0.5)
+    release.set()
+    notices_until(pipeline, ended("worker:echo"))
+    assert_conserved(pipeline)
+
+
+def test_a_source_stuck_in_its_driver_is_given_up_and_costs_no_frame() -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        release.wait(60)
+
+    pipeline = build({"a": source(script={5: hang}), "b": source(interval_s=0.001)})
+    pipeline.start()
+    assert entered.wait(10)
+    assert pipeline.stop(1.0) == ["capture:a"]
+    assert_conserved(pipeline)
+    release.set()
+    notices_until(pipeline, ended("capture:a"))
+    assert_conserved(pipeline)
+
+
+def test_buffers_are_lent_not_made() -> None:
+    """However many frames pass, at most a handful of buffers are ever made."""
+    made: set[int] = set()
+    kept = []
+
+    def watch(publication: Any) -> None:
+        image = publication.result.lease.image
+        if id(image) not in made:
+            made.add(id(image))
+            kept.append(image)
+
+    sink = ListSink(before=watch)
+    pipeline = build({"a": source(frames=300, lossless=True)}, sinks=[sink], keep_pictures=True, outbox_size=1)
+    pipeline.start()
+    notices_until(pipeline, ended("worker:echo"))
+    pipeline.stop(10)
+    assert len(sink.got) == 300
+    assert len(made) <= 6
+
+
+def test_dropped_tells_what_was_lost_since_the_previous_result() -> None:
+    sink = ListSink()
+    inferred = threading.Semaphore(0)
+    pipeline = build({"a": source(interval_s=0.0005)}, engine=EchoEngine(lambda n: inferred.release()), sinks=[sink])
+    pipeline.start()
+    for _ in range(40):
+        assert inferred.acquire(timeout=30)
+    pipeline.stop(10)
+    fates = pipeline.lanes[0].meter.account.view().fates
+    for fate in ("skipped", "superseded"):
+        assert sum(p.result.dropped[fate] for p in sink.got) <= fates[fate]
+    assert_conserved(pipeline)
