@@ -31,6 +31,8 @@ class Capture:
         lanes: Sequence[Lane],
         clock: Clock,
         notices: NoticeBoard,
+        *,
+        frames: int | None = None,
     ) -> None:
         self.stream = stream
         self.lanes = tuple(lanes)
@@ -39,6 +41,7 @@ class Capture:
         self._open_source = open_source
         self._clock = clock
         self._notices = notices
+        self._frames = frames
         self._pool = BufferPool()
         self._seq = 0
         self._interval = Estimate()
@@ -53,8 +56,8 @@ class Capture:
             while not self.stop.is_set():
                 grabbed_before = self._seq
                 try:
-                    if self._drain_source():
-                        self._tell("ended", "the source has no more frames")
+                    if why_ended := self._drain_source():
+                        self._tell("ended", why_ended)
                         return
                 except SourceError as error:
                     if error.final:
@@ -68,18 +71,20 @@ class Capture:
             for lane in self.lanes:
                 lane.slot.close()
 
-    def _drain_source(self) -> bool:
-        """Read one opened source to its end; True when the data ended, False when `stop` was set."""
+    def _drain_source(self) -> str | None:
+        """Read one opened source to its end; returns why the data ended, None when `stop` was set instead."""
         source = self._open_source(self.stop)
         self._previous_ns = None  # the gap until now says nothing about the camera's interval
         try:
             while not self.stop.is_set():
+                if self._frames is not None and self._seq >= self._frames:
+                    return f"the {self._frames} frames asked for were taken"
                 grab = source.grab()
                 if grab is None:
-                    return not self.stop.is_set()
+                    return None if self.stop.is_set() else "the source has no more frames"
                 self._tell("running", "")
                 self._take(source, grab)
-            return False
+            return None
         finally:
             source.close()
 

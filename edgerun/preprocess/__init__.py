@@ -1,1 +1,5 @@
 """Pictures to input tensors."""
+
+from edgerun.preprocess.picture import PicturePreprocess
+
+__all__ = ["PicturePreprocess"]

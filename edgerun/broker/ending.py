@@ -1,0 +1,155 @@
+"""Why a link ended, as a value and as a paragraph for the operator."""
+
+from __future__ import annotations
+
+import ssl
+from enum import Enum
+
+import msgspec
+
+from edgerun.broker.options import Address, BrokerOptions
+from edgerun.errors import BrokerError, EdgerunError
+
+# Reason codes of CONNACK, DISCONNECT and PUBACK: MQTT 5.0, 2.4. paho turns MQTT 3.1.1's return codes into them.
+UNSUPPORTED_VERSION = 0x84
+_CLIENT_ID = 0x85
+_BAD_PASSWORD = 0x86
+_NOT_AUTHORIZED = 0x87
+_BANNED = 0x8A
+SESSION_TAKEN = 0x8E
+
+
+class Cause(Enum):
+    """What kind of end it was; the back-off depends on it."""
+
+    UNREACHABLE = "unreachable"
+    """No TCP connection, no TLS, or no such host."""
+    SILENT = "silent"
+    """Connected, but no CONNACK in time."""
+    MUTE_CLOSE = "mute_close"
+    """The broker closed on our CONNECT without a word."""
+    VERSION = "version"
+    """The broker does not speak this MQTT version."""
+    REFUSED = "refused"
+    """The broker said no: password, rights, client id."""
+    LOST = "lost"
+    """It worked, and then the link broke or the broker said goodbye."""
+    TAKEN = "taken"
+    """Another client came with our client id."""
+    FAULT = "fault"
+    """An error of our own, or of paho."""
+    STOPPED = "stopped"
+    """We were asked to stop."""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a link ended. `closed_by_peer` tells a broker that hung up from a time-out of our own."""
+
+    cause: Cause
+    error: BrokerError
+    closed_by_peer: bool = False
+
+
+def cannot_connect(options: BrokerOptions, address: Address, error: Exception) -> Ending:
+    """From what connecting raised: DNS, TCP, TLS or WebSocket."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what, got = "the broker's certificate is not trusted", error.verify_message
+        remedy = "set ca_file to the authority that signed it, and use the host name that is in it"
+    elif isinstance(error, ssl.SSLError):
+        what, got = "no TLS connection to the broker", error.reason or str(error)
+        remedy = "check that this port speaks TLS and whether the broker asks for a client certificate"
+    elif isinstance(error, TimeoutError):
+        what, got = "the broker cannot be reached", f"no answer within {options.connect_timeout_s:g} s"
+        remedy = "check host, port and firewall"
+    elif isinstance(error, EdgerunError):
+        what, got, remedy = "the connection cannot be prepared", str(error), ""
+    else:
+        what, got = "the broker cannot be reached", str(error) or type(error).__name__
+        remedy = "check that it runs, and host and port"
+    return Ending(Cause.UNREACHABLE, BrokerError(what, where=address, got=got, remedy=remedy or None))
+
+
+def no_connack(options: BrokerOptions, address: Address) -> Ending:
+    """From waiting for the CONNACK in vain."""
+    tls = "without TLS" if not address.tls else "with TLS"
+    return Ending(
+        Cause.SILENT,
+        BrokerError(
+            "the broker took the connection and then said nothing",
+            where=address,
+            expected=f"its CONNACK within {options.connect_timeout_s:g} s",
+            got="none",
+            remedy=f"check that this port is an MQTT port {tls}, and that the broker is not overloaded",
+        ),
+    )
+
+
+def closed_early(address: Address) -> Ending:
+    """From a connection closed between CONNECT and CONNACK."""
+    return Ending(
+        Cause.MUTE_CLOSE,
+        BrokerError(
+            "the broker closed the connection before it answered",
+            where=address,
+            expected="a CONNACK",
+            got="the end of the connection",
+            remedy="check that the port and TLS are right, and the broker's log",
+        ),
+        closed_by_peer=True,
+    )
+
+
+def refused(options: BrokerOptions, address: Address, code: int, words: str) -> Ending:
+    """From a CONNACK that says no."""
+    if code == UNSUPPORTED_VERSION:
+        error = BrokerError("the broker does not speak this version of MQTT", where=address, got=words)
+        return Ending(Cause.VERSION, error)
+    who = f"user {options.username!r}" if options.username else "a client without a user name"
+    if code in (_BAD_PASSWORD, _NOT_AUTHORIZED, _BANNED):
+        what = f"the broker refuses {who}"
+        remedy = "check username and password, and what the broker allows this user; edgerun keeps trying"
+    elif code == _CLIENT_ID:
+        what, remedy = f"the broker refuses the client id {options.client_id!r}", "choose another device id"
+    else:
+        what, remedy = "the broker refuses the connection", "see the broker's log; edgerun keeps trying"
+    return Ending(Cause.REFUSED, BrokerError(what, where=address, got=f"{words} (0x{code:02X})", remedy=remedy))
+
+
+def disconnected(options: BrokerOptions, address: Address, code: int, words: str) -> Ending:
+    """From a DISCONNECT the broker sent on a working link (MQTT 5)."""
+    if code == SESSION_TAKEN:
+        return taken_over(options, address, "the broker's DISCONNECT says so")
+    error = BrokerError("the broker ended the connection", where=address, got=f"{words} (0x{code:02X})")
+    return Ending(Cause.LOST, error, closed_by_peer=True)
+
+
+def taken_over(options: BrokerOptions, address: Address, evidence: str) -> Ending:
+    """`evidence` is what makes us think so."""
+    return Ending(
+        Cause.TAKEN,
+        BrokerError(
+            f"another client with the id {options.client_id!r} took the MQTT session over",
+            where=address,
+            expected="this id once",
+            got=evidence,
+            remedy="give every device an id of its own ([device] id), and stop the other one",
+        ),
+        closed_by_peer=True,
+    )
+
+
+def lost(address: Address, got: str, *, closed_by_peer: bool) -> Ending:
+    """A working link that broke; `got` says what was seen of it."""
+    error = BrokerError("the connection to the broker was lost", where=address, got=got)
+    return Ending(Cause.LOST, error, closed_by_peer)
+
+
+def stopped(address: Address) -> Ending:
+    """Nothing is wrong: we were asked to."""
+    return Ending(Cause.STOPPED, BrokerError("stopped", where=address))
+
+
+def fault(address: Address, error: Exception) -> Ending:
+    """From an exception nobody expected."""
+    got = f"{type(error).__name__}: {error}"
+    return Ending(Cause.FAULT, BrokerError("the MQTT connection failed from within", where=address, got=got))

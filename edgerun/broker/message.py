@@ -1,0 +1,45 @@
+"""The messages themselves."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message on its way out; `qos` is 0 or 1."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+
+    @property
+    def weight(self) -> int:
+        """Bytes of topic and payload."""
+        return len(self.topic) + len(self.payload)
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """One message from the broker. The last three fields are MQTT 5's, None where the sender or the link has none."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expires_in_s: int | None = None
+
+
+def check_topic(topic: str) -> None:
+    """Raises `ValueError` unless `topic` can be published to (MQTT 5.0, 4.7)."""
+    if not topic or "+" in topic or "#" in topic or "\0" in topic or len(topic.encode("utf-8")) > 65535:
+        raise ValueError(f"a topic is 1 to 65535 bytes of UTF-8 without + # or NUL; got {topic[:80]!r}")
+
+
+def packet_bytes(message: Message, *, mqtt5: bool) -> int:
+    """Size of the PUBLISH packet (MQTT 5.0, 3.3): what a broker's Maximum Packet Size counts."""
+    topic = len(message.topic.encode("utf-8"))
+    rest = 2 + topic + (2 if message.qos else 0) + (1 if mqtt5 else 0) + len(message.payload)
+    length_field = 1 if rest < 128 else 2 if rest < 16384 else 3 if rest < 2097152 else 4
+    return 1 + length_field + rest

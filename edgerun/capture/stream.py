@@ -1,0 +1,113 @@
+"""RTSP cameras and other network video, through the FFmpeg inside OpenCV."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgerun.capture import opencv
+from edgerun.capture.file import retrieve_converted
+from edgerun.capture.url import mask_url
+from edgerun.errors import SourceError
+from edgerun.ports import SourceContext
+from edgerun.types import Grab, Image
+
+_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp")
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`transport` is RTSP's: TCP inside the control connection (no torn pictures), or UDP.
+
+    `decode_threads` above 1 helps a codec that is too slow for its stream, at the price of that many frames of delay:
+    FFmpeg's frame threads each hold one.
+    """
+
+    url: str
+    open_timeout_s: _Seconds = 5.0
+    read_timeout_s: _Seconds = 5.0
+    transport: Literal["tcp", "udp"] = "tcp"
+    decode_threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+    def __repr__(self) -> str:
+        return f"Options(url={mask_url(self.url)!r}, transport={self.transport!r}, …)"
+
+
+class StreamSource:
+    """Live. FFmpeg decodes in `grab()`, since a codec needs every frame; `retrieve()` converts the colours.
+
+    `captured_ns` is when `grab()` returned, less the CPU time it spent: FFmpeg does not say when a packet arrived, and
+    what is not waiting in there is decoding. FFmpeg's waits cannot be woken; `stop` ends one after `open_timeout_s` or
+    `read_timeout_s` at the latest.
+    """
+
+    options = Options
+    lossless = False
+
+    def __init__(self, options: Options, context: SourceContext) -> None:
+        self._cv2 = cv2 = opencv.load()
+        self._context = context
+        self._where = mask_url(options.url)
+        self._read_s = options.read_timeout_s
+        self._frame = 0
+        settings = [
+            *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(options.open_timeout_s * 1000)),
+            *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(options.read_timeout_s * 1000)),
+            *(cv2.CAP_PROP_N_THREADS, options.decode_threads),
+        ]
+        address = ffmpeg_url(options.url, options.transport)
+        began_ns = context.clock.mono_ns()
+        self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
+        if not self._capture.isOpened():
+            self._capture.release()
+            took_s = (context.clock.mono_ns() - began_ns) / 1e9
+            timed_out = took_s >= options.open_timeout_s
+            raise SourceError(
+                f"no answer within {options.open_timeout_s:g} s" if timed_out else "the stream cannot be opened",
+                where=self._where,
+                remedy="are host, path, user and password right? Try the same URL with ffplay on this device",
+            )
+
+    def grab(self) -> Grab | None:
+        if self._context.stop.is_set():
+            return None
+        began_ns, cpu_ns = self._context.clock.mono_ns(), time.thread_time_ns()
+        got = self._capture.grab()
+        now_ns = self._context.clock.mono_ns()
+        if not got:
+            if self._context.stop.is_set():
+                return None
+            timed_out = now_ns - began_ns >= self._read_s * 1e9
+            raise SourceError(
+                f"no frame within {self._read_s:g} s" if timed_out else "the stream ended", where=self._where
+            )
+        self._frame += 1
+        return Grab(max(began_ns, now_ns - (time.thread_time_ns() - cpu_ns)))
+
+    def retrieve(self, out: Image | None) -> Image:
+        return retrieve_converted(self._cv2, self._capture, out, self._where)
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+def ffmpeg_url(url: str, transport: str) -> str:
+    """`url` as FFmpeg is to get it; raises a final `SourceError` for a scheme that is no network video.
+
+    The RTSP transport rides in the query (`libavformat/rtsp.c` takes `tcp` and `udp` out of it before it asks the
+    server), because the other way, an environment variable, is one for all streams of the process.
+    """
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme not in _SCHEMES:
+        raise SourceError(
+            "this is not the URL of a network stream",
+            where=mask_url(url),
+            expected=", ".join(f"{s}://" for s in _SCHEMES),
+            remedy='for a file use { kind = "file", path = … }',
+            final=True,
+        )
+    if scheme not in ("rtsp", "rtsps"):
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{transport}"

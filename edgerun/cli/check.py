@@ -1,0 +1,120 @@
+"""Validate a config and its models without starting: all errors at once, each with its path and remedy.
+
+Exit code 0: it would start; 2: the config is wrong; 1: a model is; 4: something is not installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgerun.cli import flags, logs
+from edgerun.cli.main import exit_code, print_error
+from edgerun.cli.parser import add_common
+from edgerun.config import Config, StreamConfig, dump, load
+from edgerun.errors import ConfigError, ConfigErrors, EdgerunError, ModelError
+from edgerun.validate import show
+
+EXAMPLES = (
+    "edgerun check --config /etc/edgerun/edgerun.toml",
+    "edgerun check --config edge.toml --json | jq -r '.errors[].where'",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument("--config", metavar="FILE", required=True, help="the config to look at")
+    add_common(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check; returns the exit code."""
+    logs.set_up(verbose=args.verbose, quiet=True)
+    try:
+        config = load(Path(args.config), flags.options_of, flags.find_model)
+    except ConfigErrors as error:
+        return _report(args, None, error.errors)
+    from edgerun.app import check_models
+
+    return _report(args, config, check_models(config))
+
+
+def worst_code(errors: Sequence[EdgerunError]) -> int:
+    """2 when any is the config's, else 1 when any is a model's, else the first one's own."""
+    ranked = sorted(errors, key=lambda e: 0 if isinstance(e, ConfigError) else 1 if isinstance(e, ModelError) else 2)
+    return exit_code(ranked[0]) if ranked else 0
+
+
+def _report(args: argparse.Namespace, config: Config | None, errors: Sequence[EdgerunError]) -> int:
+    warnings = list(_warnings(config)) if config else []
+    if args.json:
+        answer = {
+            "v": 1,
+            "ok": not errors,
+            "errors": [_as_dict(error) for error in errors],
+            "warnings": warnings,
+            "config": dump(config) if config else None,
+        }
+        print(msgspec.json.encode(answer, enc_hook=repr).decode())
+        return worst_code(errors)
+    for warning in warnings:
+        print(f"warning: {warning}.", file=sys.stderr)
+    for error in errors:
+        print_error(error)
+    if config and not errors:
+        print("\n".join(_understood(config)))
+    elif len(errors) > 1:
+        print(f"edgerun: {args.config}: {len(errors)} mistakes.", file=sys.stderr)
+    return worst_code(errors)
+
+
+def _understood(config: Config) -> Iterator[str]:
+    yield f"ok  device {config.device.id}"
+    if config.mqtt is not None:
+        login = f" as {config.mqtt.username}" if config.mqtt.username else ""
+        yield f"ok  mqtt {config.mqtt.url}{login}, topics {config.mqtt.prefix}/{config.device.id}/…"
+    for name, model in config.models.items():
+        threads = f"{model.threads} thread{'s' * (model.threads > 1)}"
+        yield f"ok  model {name}: {model.path}, {', then '.join(model.accelerators)}, {threads}"
+    for name, stream in config.streams.items():
+        rate = f", at most {stream.max_fps:g} results/s" if stream.max_fps else ""
+        only = f", only {', '.join(stream.labels)}" if stream.labels else ""
+        yield f"ok  stream {name}: {_source(stream)} → {stream.model}, at most {stream.max_age_ms:g} ms old{rate}{only}"
+
+
+def _source(stream: StreamConfig) -> str:
+    options = stream.source.options
+    for key in ("url", "path", "device"):
+        value = getattr(options, key, None)
+        if value is not None:
+            return f"{stream.source.kind} {show(str(value))[1:-1]}"
+    return stream.source.kind
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    """What would start and is unwise, or cannot be told from here (a unit's credentials exist only inside it)."""
+    if config.mqtt is None:
+        return
+    if config.mqtt.insecure:
+        yield "mqtt.insecure: the broker's certificate is not verified"
+    if config.mqtt.password is not None:
+        yield from config.mqtt.password.warnings()
+        try:
+            config.mqtt.password.reveal()
+        except ConfigError as error:
+            yield str(error)
+
+
+def _as_dict(error: EdgerunError) -> dict[str, str]:
+    parts = {
+        "where": error.where,
+        "what": error.what,
+        "expected": error.expected,
+        "got": error.got,
+        "remedy": error.remedy,
+        "message": error,
+    }
+    return {key: str(value) for key, value in parts.items() if value is not None}

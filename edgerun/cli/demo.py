@@ -1,0 +1,56 @@
+"""The bundled detector on a bundled clip of a real street, played over and over at its real rate.
+
+No camera, no broker, no network. One line per result: time, stream, age, what was seen, what was dropped. --source
+and --model look at something else; --broker publishes too, as device demo-<hostname>."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from edgerun.cli import flags
+from edgerun.cli.run import serve
+from edgerun.config import Config, DeviceConfig, default_device_id
+from edgerun.errors import MissingError
+
+EXAMPLES = (
+    "edgerun demo",
+    "edgerun demo --seconds 10 --save street.mp4",
+    "edgerun demo --source /dev/video0 --broker mqtt://localhost",
+)
+
+_MODEL = "ssd-mobilenet-v2-oid"
+_CLIP = "clips/street.mp4"
+
+add_arguments = flags.add_arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo until it ends."""
+    return serve(read_config, args)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """What to show. Raises `ConfigErrors`, `MissingError` when the installation lacks the clip or the model."""
+    device = ("demo-" + default_device_id())[:63]
+    if args.config is not None:
+        return msgspec.structs.replace(flags.read_config(args), device=DeviceConfig(id=device))
+    if args.source is None:
+        args.source = [_bundled(_CLIP)]
+        args.loop = True
+    if args.model is None:
+        args.model = [_bundled(_MODEL)]
+    return flags.read_flags(args, {"id": device})
+
+
+def _bundled(name: str) -> str:
+    path = flags.find_model(name)
+    if path is None:
+        raise MissingError(
+            "the demo's files are not in this installation",
+            where="edgerun demo",
+            expected=name,
+            remedy="install edgerun again (pip install --force-reinstall edgerun), or give --model and --source",
+        )
+    return str(path)

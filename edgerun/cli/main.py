@@ -1,0 +1,117 @@
+"""Which commands there are, and how errors become exit codes.
+
+Nothing heavy is imported before a command is chosen: `edgerun --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from edgerun import __version__
+from edgerun.cli.parser import Parser, suggest
+from edgerun.errors import ConfigError, ConfigErrors, DeviceError, EdgerunError, SourceError
+
+COMMANDS = {
+    "demo": ("edgerun.cli.demo", "the bundled detector on a bundled clip of a street"),
+    "run": ("edgerun.cli.run", "the daemon: cameras in, detections out"),
+    "check": ("edgerun.cli.check", "validate a config and its models without starting"),
+}
+"""Command → (module, what it does). A module has `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`."""
+
+DONE, FAILED, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 4, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except EdgerunError as error:
+        code = exit_code(error)
+        print_error(error, debug)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = FAILED
+        _drop_stdout()
+    except Exception as error:  # noqa: BLE001  the last one to see it: told in one paragraph
+        code = FAILED
+        what = f"a fault of edgerun's own: {type(error).__name__}: {error}"
+        print_error(EdgerunError(what, remedy="please report it with what --debug shows"), debug)
+    return code
+
+
+def exit_code(error: EdgerunError) -> int:
+    """2 the operator's mistake · 4 something is missing on this device, and trying again is pointless · 1 the rest."""
+    if isinstance(error, ConfigError):
+        return USAGE
+    if isinstance(error, SourceError):
+        return MISSING if error.final else FAILED
+    return MISSING if isinstance(error, DeviceError) else FAILED
+
+
+def print_error(error: EdgerunError, debug: bool = False) -> None:
+    """One paragraph for each mistake, on standard error; before it the traceback being handled when `debug`."""
+    if debug:
+        traceback.print_exc()
+    for one in error.errors if isinstance(error, ConfigErrors) else (error,):
+        text = str(one)
+        print(f"edgerun: {text if text.endswith(('.', '?', '!')) else text + '.'}", file=sys.stderr)
+
+
+def make_parser(command: str | None = None) -> Parser:
+    """The whole parser; only `command` has its own flags, since each command's module is imported to know them."""
+    parser = Parser(prog="edgerun", description="Edge inference runtime: camera in, fresh, accounted-for answers out.")
+    parser.add_argument("--version", action="version", version=f"edgerun {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for name, (_, what) in COMMANDS.items():
+        if name != command:
+            commands.add_parser(name, help=what)
+            continue
+        module = load_command(name)
+        epilog = "examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES)
+        chosen = commands.add_parser(name, help=what, description=module.__doc__, epilog=epilog)
+        module.add_arguments(chosen)
+    parser.epilog = "edgerun COMMAND --help shows a command's flags.\n\nexamples:\n  edgerun demo\n" + (
+        "  edgerun run --model detector.tflite --source /dev/video0 --broker mqtt://localhost"
+    )
+    return parser
+
+
+def load_command(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(COMMANDS[name][0])
+
+
+def _dispatch(words: list[str]) -> int:
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        raise ConfigError(
+            "unknown command",
+            expected="one of " + ", ".join(COMMANDS),
+            got=repr(command),
+            remedy=suggest(command, COMMANDS) or "see edgerun --help",
+        )
+    parser = make_parser(command)
+    args, unknown = parser.parse_known_args(words)
+    if command is None:
+        if unknown:
+            parser.refuse(unknown)
+        parser.print_help(sys.stderr)
+        return USAGE
+    if unknown:
+        parser.command(command).refuse(unknown)
+    code: int = load_command(command).run(args)
+    return code
+
+
+def _drop_stdout() -> None:
+    """Whoever read our output has gone: let the interpreter's last flush go nowhere, quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,36 @@
+"""Watch cameras, streams, files or folders with a model and give the results to terminal, files and MQTT.
+
+It runs until its sources end, until --seconds or --frames, or until Ctrl-C or SIGTERM, and then says what became of
+every frame."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from edgerun.cli import flags, logs, summary
+from edgerun.config import Config
+
+EXAMPLES = (
+    "edgerun run --config /etc/edgerun/edgerun.toml",
+    "edgerun run --model detector.tflite --source /dev/video0 --broker mqtt://localhost",
+    "edgerun run --model classifier.onnx --source 'photos/*.jpg' --jsonl - | jq .classes",
+)
+
+add_arguments = flags.add_arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the daemon until it ends."""
+    return serve(flags.read_config, args)
+
+
+def serve(read_config: Callable[[argparse.Namespace], Config], args: argparse.Namespace) -> int:
+    """Run what `read_config` makes of the flags until it ends and print the summary. Raises `EdgerunError`."""
+    config, options = flags.all_at_once(lambda: read_config(args), lambda: flags.read_options(args))
+    logs.set_up(verbose=args.verbose, quiet=args.quiet)
+    from edgerun.daemon import serve as run_daemon
+
+    account = run_daemon(config, options)
+    summary.show(account, options)
+    return 0

@@ -1,0 +1,41 @@
+"""What the TOML may say, as frozen structs; read with all errors at once, each with its file, line and path.
+
+Plug-in options are reached through the `options_of(room, kind)` that the caller passes in, so that this room knows no
+plug-in. `load` reads a file, `build` takes the same tables from elsewhere (flags), `dump` gives them back.
+"""
+
+from edgerun.config.build import PLANNED, FindModel, OptionsOf, build, dump, load, split_credentials
+from edgerun.config.source import parse_source
+from edgerun.config.structs import (
+    Config,
+    DeviceConfig,
+    ModelConfig,
+    MqttConfig,
+    RunOptions,
+    SourceConfig,
+    StreamConfig,
+    default_device_id,
+    default_threads,
+)
+from edgerun.secret import Secret
+
+__all__ = [
+    "PLANNED",
+    "Config",
+    "DeviceConfig",
+    "FindModel",
+    "ModelConfig",
+    "MqttConfig",
+    "OptionsOf",
+    "RunOptions",
+    "Secret",
+    "SourceConfig",
+    "StreamConfig",
+    "build",
+    "default_device_id",
+    "default_threads",
+    "dump",
+    "load",
+    "parse_source",
+    "split_credentials",
+]

@@ -1,0 +1,63 @@
+"""A source as one writes it on a command line → its kind and options."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from edgerun.errors import ConfigError
+from edgerun.validate import show, suggest
+
+_VIDEO = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv", ".flv", ".wmv"),
+    *(".mjpeg", ".mjpg", ".h264", ".h265"),
+)
+_IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_SOURCES = (
+    "rtsp://… or rtsps://…, http://… or https://… (MJPEG), /dev/video0 or a camera's number, a video file, "
+    "an image, a folder or a glob of images, synthetic or synthetic:640x480@30"
+)
+
+
+def parse_source(text: str, folder: Path = Path()) -> tuple[str, dict[str, Any]]:
+    """A source as text → (kind, options as they would stand in its table). Raises `ConfigError`.
+
+    Relative paths are taken from `folder`, which is only looked at to tell a folder of images from a mistake.
+    """
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme in ("rtsp", "rtsps"):
+        return "stream", {"url": text}
+    if scheme in ("http", "https"):
+        return "mjpeg", {"url": text}
+    if re.fullmatch(r"[0-9]{1,3}", text):
+        return "camera", {"device": f"/dev/video{int(text)}"}
+    if text.startswith(("/dev/video", "/dev/v4l/")):
+        return "camera", {"device": text}
+    if " ! " in text:  # a GStreamer pipeline
+        return "camera", {"device": text}
+    if text.partition(":")[0] == "synthetic":
+        return "synthetic", _parse_synthetic(text)
+    if text and not scheme and "\0" not in text:
+        path = folder / Path(text).expanduser() if text.startswith("~/") else folder / text
+        if path.suffix.lower() in _VIDEO and not path.is_dir():
+            return "file", {"path": str(path)}
+        if path.suffix.lower() in _IMAGE or re.search(r"[*?\[]", text) or path.is_dir():
+            return "images", {"path": str(path)}
+    remedy = suggest(text, ["synthetic"]) if "/" not in text else None if scheme else "check the spelling of the path"
+    raise ConfigError("not a source", expected=_SOURCES, got=show(text), remedy=remedy)
+
+
+def camera_node(device: str | int) -> str:
+    """The file that `device` (a node, a link to one, or a camera's number) stands for."""
+    text = f"/dev/video{device}" if isinstance(device, int) or device.isdecimal() else device
+    return os.path.realpath(text) if text.startswith("/") else text
+
+
+def _parse_synthetic(text: str) -> dict[str, Any]:
+    match = re.fullmatch(r"synthetic(?::(\d{1,5})x(\d{1,5})(?:@(\d{1,4}(?:\.\d+)?))?)?", text)
+    if match is None:
+        raise ConfigError("not a synthetic source", expected="synthetic:WIDTHxHEIGHT@FPS", got=show(text))
+    options: dict[str, Any] = {"size": [int(match[1]), int(match[2])]} if match[1] else {}
+    return {**options, "fps": float(match[3])} if match[3] else options

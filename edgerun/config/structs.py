@@ -1,0 +1,193 @@
+"""The structs of a config. A key's description stands beside it: `docs/config.md` is generated from here."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from edgerun.secret import Secret
+
+NAME = r"^[a-z0-9-]{1,63}\Z"
+NAME_WORDS = "1 to 63 of the characters a-z 0-9 -"
+_MQTT_SCHEMES = ("mqtt", "mqtts", "ws", "wss")
+
+
+def default_device_id() -> str:
+    """The host's name made to fit a topic level: a-z, 0-9 and -."""
+    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")
+    return name[:63] or "edgerun"
+
+
+def default_threads() -> int:
+    """2, or 1 on a single core: the other cores stay free for capturing and decoding."""
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+def broker_url(text: str) -> str:
+    """`text` when it is a broker's address. Raises `ValueError` that says what is wrong with it."""
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        meant = re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?", text)
+        raise ValueError(f"no scheme (did you mean mqtt://{text}?)" if meant else "no scheme")
+    if scheme not in _MQTT_SCHEMES:
+        raise ValueError("unknown scheme")
+    parts = urlsplit(text)  # raises ValueError for a broken IPv6 address
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError("port is not a number from 1 to 65535") from None
+    if not parts.hostname or port == 0 or re.search(r"[\s\x00-\x1f]", text):
+        raise ValueError("no usable host or port")
+    if parts.query or parts.fragment or (parts.path not in ("", "/") and scheme.startswith("mqtt")):
+        raise ValueError("something behind the port")
+    return text
+
+
+def topic_prefix(text: str) -> str:
+    """`text` when topics may begin with it (MQTT 5.0, 4.7). Raises `ValueError`."""
+    if not text or re.search(r"[+#\s\x00-\x1f]", text) or text[0] in "$/" or text[-1] == "/" or len(text) > 200:
+        raise ValueError("cannot begin a topic")
+    return text
+
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(pattern=NAME, extra={"expected": NAME_WORDS})]
+Text = Annotated[str, Meta(min_length=1)]
+Url = Annotated[str, Meta(extra={"parse": broker_url, "expected": "mqtt://, mqtts://, ws:// or wss://host[:port]"})]
+Prefix = Annotated[str, Meta(extra={"parse": topic_prefix, "expected": "topic levels without + # $ or spaces"})]
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[device]`: who this is."""
+
+    id: Annotated[
+        Name, Meta(description="The device's name in topics, and its MQTT client id. By default the host's name.")
+    ] = msgspec.field(default_factory=default_device_id)
+
+
+class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[mqtt]`: the broker results go to. Without it nothing is published."""
+
+    url: Annotated[Url, Meta(description="The broker. Default port: 1883, 8883 for mqtts, 80 for ws, 443 for wss.")]
+    username: Annotated[Text | None, Meta(description="Who to log in as.")] = None
+    password: Annotated[
+        Secret | None,
+        Meta(
+            description="`{ credential = … }` (systemd), `{ env = … }`, `{ file = … }`, or the text itself.",
+            extra={"expected": "a table that says where it is"},
+        ),
+    ] = None
+    prefix: Annotated[Prefix, Meta(description="The first level of every topic.")] = "edgerun"
+    ca_file: Annotated[Path | None, Meta(description="Certificates (PEM) to trust instead of the system's.")] = None
+    cert_file: Annotated[Path | None, Meta(description="This device's certificate (PEM), with `key_file`.")] = None
+    key_file: Annotated[Path | None, Meta(description="The private key (PEM) of `cert_file`.")] = None
+    insecure: Annotated[bool, Meta(description="Do not verify the broker's certificate: for a test bench only.")] = (
+        False
+    )
+    keepalive_s: Annotated[
+        Annotated[int, Meta(ge=5, le=65535)], Meta(description="Longest silence before a ping is sent.")
+    ] = 30
+    inflight_max: Annotated[
+        Annotated[int, Meta(ge=1, le=100)], Meta(description="QoS 1 messages on the way without their acknowledgement.")
+    ] = 20
+    telemetry_interval: Annotated[
+        Annotated[float, Meta(ge=1, le=86400, extra={"unit": "s"})],
+        Meta(description="Time between telemetry messages."),
+    ] = 30.0
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.<name>]`: a model, and how to run it."""
+
+    path: Annotated[Path, Meta(description="A bundle, a bare .tflite or .onnx file, or the name of a bundled model.")]
+    engine: Annotated[
+        Literal["tflite", "onnx"] | None, Meta(description="What runs it; by default what the file says.")
+    ] = None
+    runtime: Annotated[
+        Literal["auto", "litert", "tflite-runtime"],
+        Meta(description="Which TFLite library; `auto` takes the one installed, LiteRT first."),
+    ] = "auto"
+    accelerators: Annotated[
+        Annotated[tuple[Name, ...], Meta(min_length=1)],
+        Meta(description="Tried in this order; without `cpu` in it, none working is an error rather than slow."),
+    ] = ("cpu",)
+    threads: Annotated[
+        Annotated[int, Meta(ge=1, le=256)], Meta(description="CPU threads; by default 2, or 1 on a single core.")
+    ] = msgspec.field(default_factory=default_threads)
+    decoder: Annotated[
+        Text | None, Meta(description="How its outputs are read; needed where neither bundle nor file says.")
+    ] = None
+    labels: Annotated[Path | None, Meta(description="A file with one label a line, instead of the model's own.")] = None
+    threshold: Annotated[
+        Share | None, Meta(description="Lowest score reported; by default the bundle's, else 0.5.")
+    ] = None
+    top_k: Annotated[Annotated[int, Meta(ge=1, le=1000)], Meta(description="Classes reported of a classification.")] = 5
+
+
+class SourceConfig(msgspec.Struct, frozen=True):
+    """A source's kind and its plug-in's options, validated."""
+
+    kind: str
+    options: msgspec.Struct
+
+
+class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.<name>]`: a source and the model that looks at it."""
+
+    source: Annotated[
+        SourceConfig,
+        Meta(
+            description="Text, or a table with `kind` and the options of that kind, as listed below.",
+            extra={"expected": "text or a table with kind"},
+        ),
+    ]
+    model: Annotated[Text, Meta(description="The name of a `[models.<name>]` table.")]
+    max_age_ms: Annotated[
+        Annotated[float, Meta(gt=0, le=3_600_000)],
+        Meta(description="A result older than this is never inferred and never published."),
+    ] = 1000.0
+    max_fps: Annotated[
+        Annotated[float, Meta(gt=0, le=1000)] | None, Meta(description="Most results a second; by default no limit.")
+    ] = None
+    labels: Annotated[tuple[Text, ...], Meta(description="Report only these; by default all.")] = ()
+    threshold: Annotated[Share | None, Meta(description="Lowest score reported, instead of the model's.")] = None
+    loop: Annotated[bool, Meta(description="Begin a file or folder again at its end.")] = False
+    as_fast: Annotated[bool, Meta(description="Read a file without pacing; every frame is inferred.")] = False
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    models: Annotated[
+        dict[str, ModelConfig], Meta(min_length=1, extra={"expected": "at least one [models.<name>] table"})
+    ]
+    streams: Annotated[
+        dict[str, StreamConfig], Meta(min_length=1, extra={"expected": "at least one [streams.<name>] table"})
+    ]
+    device: DeviceConfig = msgspec.field(default_factory=DeviceConfig)
+    mqtt: MqttConfig | None = None
+
+
+class RunOptions(msgspec.Struct, frozen=True):
+    """What one run is told besides its config: when it ends and what it writes.
+
+    `loop` and `as_fast` are also set in every `StreamConfig`. With `jsonl` "-" standard output carries result lines
+    only: what `console` shows then belongs on standard error.
+    """
+
+    as_fast: bool = False
+    loop: bool = False
+    seconds: Annotated[float, Meta(gt=0, le=1e9, extra={"unit": "s"})] | None = None
+    frames: Annotated[int, Meta(ge=1)] | None = None
+    jsonl: Text | None = None
+    save: Path | None = None
+    snapshot: Path | None = None
+    console: bool = True
+    json: bool = False

@@ -1,0 +1,60 @@
+"""What all detection decoders end with: boxes of the frame, names of classes, `Detection`s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgerun.errors import ModelError
+from edgerun.types import Answer, Detection, Placement
+
+
+def class_names(labels: Sequence[str], classes: int, where: str, remedy: str | None = None) -> tuple[str, ...]:
+    """The name of each class: its label, or its index as text when there are no labels at all.
+
+    Raises `ModelError` when there are fewer labels than classes, or more: then they are another model's, or shifted.
+    """
+    if not labels:
+        return tuple(str(index) for index in range(classes))
+    if len(labels) != classes:
+        raise ModelError(
+            f"there are {'fewer' if len(labels) < classes else 'more'} labels than the model has classes",
+            where=where,
+            expected=f"{classes} labels",
+            got=f"{len(labels)}",
+            remedy=remedy or "give the label file the model was trained with: one line per class, in the model's order",
+        )
+    return tuple(labels)
+
+
+def to_frame(boxes: NDArray[np.float64], placement: Placement) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Boxes in 0..1 of the model's input → 0..1 of the frame, cut at its border.
+
+    `boxes` is K×4 (x0, y0, x1, y1), may reach beyond the picture or to infinity, and holds no NaN. Returns K×4
+    float32 and which of them still have an area.
+    """
+    scale = (placement.scale_x, placement.scale_y, placement.scale_x, placement.scale_y)
+    shift = (placement.shift_x, placement.shift_y, placement.shift_x, placement.shift_y)
+    placed = (boxes * scale + shift).clip(0.0, 1.0).astype(np.float32)
+    return placed, (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1])
+
+
+def detections(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.intp],
+    names: Sequence[str],
+) -> Answer:
+    """K×4 boxes of the frame with scores and classes, in their order; `names[class]` is the label.
+
+    A class beyond `names` is not expected here; with no names at all the label is the class as text.
+    """
+    found = zip(boxes.tolist(), scores.tolist(), classes.tolist(), strict=True)
+    return Answer(
+        detections=tuple(
+            Detection(names[index] if names else str(index), index, score, (box[0], box[1], box[2], box[3]))
+            for box, score, index in found
+        )
+    )

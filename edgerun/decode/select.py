@@ -1,0 +1,76 @@
+"""Only the labels a stream asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from edgerun.errors import ConfigError
+from edgerun.types import Answer, Placement, Tensor
+
+
+class NamedDecoder(Protocol):
+    """A `ports.Decoder` that says what it can find. `labels` empty: class indices as text, however many."""
+
+    options: ClassVar[type[msgspec.Struct]]
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer: ...
+
+    def close(self) -> None: ...
+
+
+class Select:
+    """A decoder whose answers hold only some labels; of several streams of one model each has its own.
+
+    The filter comes after the decoder's own limits (top_k, max_detections), so it never adds anything.
+    Raises `ConfigError` for a label that the model does not have.
+    """
+
+    options: ClassVar[type[msgspec.Struct]]
+
+    def __init__(self, decoder: NamedDecoder, labels: Iterable[str]) -> None:
+        self._decoder = decoder
+        self._labels = frozenset(labels)
+        self.options = decoder.options  # type: ignore[misc]
+        known = decoder.labels
+        for label in sorted(self._labels):
+            if label in known or (not known and label.isdecimal()):
+                continue
+            close = difflib.get_close_matches(label, known, n=1) or [
+                name for name in known if name.casefold() == label.casefold()
+            ]
+            raise ConfigError(
+                "the model has no such label",
+                where="labels",
+                expected=_few(known) if known else "class numbers, because the model has no labels",
+                got=f'"{label}"',
+                remedy=f'did you mean "{close[0]}"?' if close else None,
+            )
+        self.labels = tuple(name for name in known if name in self._labels) or tuple(sorted(self._labels))
+
+    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
+        """What the wrapped decoder finds, without the other labels."""
+        answer = self._decoder.decode(outputs, placement)
+        wanted = self._labels
+        if answer.detections:
+            kept = tuple(found for found in answer.detections if found.label in wanted)
+            return answer if len(kept) == len(answer.detections) else msgspec.structs.replace(answer, detections=kept)
+        if answer.classes:
+            named = tuple(found for found in answer.classes if found.label in wanted)
+            return answer if len(named) == len(answer.classes) else msgspec.structs.replace(answer, classes=named)
+        return answer
+
+    def close(self) -> None:
+        """Close the wrapped decoder."""
+        self._decoder.close()
+
+
+def _few(known: Sequence[str], most: int = 12) -> str:
+    names = ", ".join(known[:most])
+    return f"one of {names}" + (f" and {len(known) - most} more" if len(known) > most else "")

@@ -1,0 +1,142 @@
+"""ONNX models on the CPU: ONNX Runtime's CPUExecutionProvider."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from edgerun.errors import EngineError, MissingError, ModelError
+from edgerun.infer.content import check_content, one_line
+from edgerun.infer.onnx_graph import Quantisation, read_quantisation
+from edgerun.ports import EngineContext
+from edgerun.types import EngineInfo, Tensor, TensorSpec
+
+_PROVIDER = "CPUExecutionProvider"
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
+    "tensor(uint32)": "uint32",
+    "tensor(int32)": "int32",
+    "tensor(uint64)": "uint64",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+_ERRORS_ONLY = 3  # of ONNX Runtime's log severities: 0 verbose … 4 fatal
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing to choose: threads come from the context."""
+
+
+class OnnxEngine:
+    """One session. Spinning is off: idle threads that wait actively cost five times the CPU of a camera's 10 fps.
+
+    Quantisation of integer inputs and outputs is read from the QuantizeLinear/DequantizeLinear nodes at the model's
+    edges. Raises `MissingError` without ONNX Runtime, `ModelError` for a model it refuses, `EngineError` for another
+    accelerator than `cpu` or when the session does not run on the provider asked for.
+    """
+
+    options: ClassVar[type[msgspec.Struct]] = Options
+
+    def __init__(self, options: Options, context: EngineContext) -> None:
+        if context.accelerator != "cpu":
+            raise EngineError("the ONNX engine opens only the CPU", where=context.name, got=context.accelerator)
+        check_content(context.model, "onnx", context.name)
+        try:
+            import onnxruntime
+            from onnxruntime.capi import onnxruntime_pybind11_state as state
+        except ImportError as error:
+            raise MissingError(
+                "ONNX Runtime cannot be imported", where=context.name, got=error, remedy='pip install "onnxruntime>=1.20"'
+            ) from error
+        self._errors = (
+            state.Fail, state.InvalidArgument, state.InvalidProtobuf, state.InvalidGraph, state.NotImplemented,
+            state.RuntimeException, state.NoSuchFile, state.NoModel, state.EPFail, ValueError, RuntimeError,
+        )  # fmt: skip
+        self._name = context.name
+        self._session: Any = self._open(onnxruntime, context)
+        self.info = EngineInfo(f"onnxruntime {onnxruntime.__version__}", "cpu", context.threads)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        # Without integers at its edges nothing of the graph needs reading.
+        quantised = any(_DTYPES.get(node.type, "")[:3] in ("int", "uin") for node in (*inputs, *outputs))
+        edges = read_quantisation(context.model) if quantised else {}
+        self.inputs = tuple(_spec(node, edges, context.name) for node in inputs)
+        self.outputs = tuple(_spec(node, edges, context.name) for node in outputs)
+        self._input_names = tuple(spec.name for spec in self.inputs)
+        self._output_names = [spec.name for spec in self.outputs]
+
+    def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """See `ports.Engine`. The outputs are new arrays that the caller may keep."""
+        try:
+            outputs: Sequence[Tensor] = self._session.run(
+                self._output_names, dict(zip(self._input_names, inputs, strict=True))
+            )
+        except self._errors as error:
+            raise EngineError("the model failed to run", where=self._name, got=one_line(error)) from error
+        except AttributeError as error:
+            raise EngineError("the engine is closed", where=self._name) from error
+        return outputs
+
+    def close(self) -> None:
+        """Free the session and its threads."""
+        self._session = None
+
+    def _open(self, onnxruntime: Any, context: EngineContext) -> Any:
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = context.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = _ERRORS_ONLY
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        model = str(context.model) if isinstance(context.model, Path) else context.model
+        try:
+            session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
+        except self._errors as error:
+            text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", r"\1: ", one_line(error))
+            raise ModelError(
+                f"onnxruntime {onnxruntime.__version__} refuses the model",
+                where=context.name,
+                got=text,
+                remedy=_remedy(text),
+            ) from error
+        used = session.get_providers()
+        if used[:1] != [_PROVIDER]:
+            raise EngineError(
+                "the session does not run on the provider asked for", where=context.name, expected=_PROVIDER, got=used
+            )
+        return session
+
+
+def _remedy(text: str) -> str:
+    custom = re.search(r"([\w.]+):([\w.]+)\(-?\d+\) is not a registered function/op", text)
+    if custom:
+        return f"the model uses the custom op {custom[1]}:{custom[2]}: export it without custom ops"
+    if "opset" in text.lower() or "ir version" in text.lower():
+        return "the model is newer than this ONNX Runtime: update it, or export for an older opset"
+    if "NOT_IMPLEMENTED" in text:
+        return "the CPU has no kernel for an op of this type: export the model as float32 or int8"
+    return "the file is damaged or was cut short: fetch or export it again"
+
+
+def _spec(node: Any, edges: dict[str, Quantisation], name: str) -> TensorSpec:
+    """ONNX Runtime's description of an input or output; sides that are symbolic or open are -1."""
+    dtype = _DTYPES.get(node.type)
+    if dtype is None:
+        raise ModelError(
+            f"{node.name!r} is not of a type edgerun can pass", where=name, expected="a tensor of numbers", got=node.type
+        )
+    shape = tuple(side if isinstance(side, int) else -1 for side in node.shape)
+    edge = edges.get(node.name)
+    if edge is None or dtype not in ("uint8", "int8", "uint16", "int16", "int32"):
+        return TensorSpec(node.name, shape, dtype)
+    axis = edge.axis + len(shape) if edge.axis < 0 else edge.axis
+    return TensorSpec(node.name, shape, dtype, edge.scale, edge.zero_point, axis if len(edge.scale) > 1 else 0)

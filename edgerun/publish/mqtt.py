@@ -1,0 +1,44 @@
+"""Results to the broker: `<prefix>/<device>/detections/<stream>`, QoS 1, not retained."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from edgerun.errors import ConfigError
+from edgerun.ports import SinkContext
+from edgerun.publish.wire import encode_result
+from edgerun.types import Publication
+
+
+class MqttSinkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What can be said of this sink in the config."""
+
+    prefix: str = "edgerun"
+    """First levels of the topic."""
+
+
+class MqttSink:
+    """Publishes through the process's one connection, which it does not own. Raises `ConfigError` without one."""
+
+    options: ClassVar[type[msgspec.Struct]] = MqttSinkOptions
+    wants_picture = False
+
+    def __init__(self, options: MqttSinkOptions, context: SinkContext) -> None:
+        if context.broker is None:
+            raise ConfigError("the mqtt sink needs a broker", expected="[mqtt] with an url", remedy="add it")
+        self._broker, self._device = context.broker, context.device
+        self._root = f"{options.prefix}/{context.device}/detections/"
+
+    def publish(self, publication: Publication) -> None:
+        """Queue one result (`ports.Broker.publish`); what cannot be kept is counted by the connection."""
+        payload = encode_result(publication, self._device)
+        self._broker.publish(self._root + publication.result.stamp.stream, payload, qos=1)
+
+    def flush(self, timeout_s: float) -> None:
+        """Return when the broker has acknowledged everything, or after `timeout_s`."""
+        self._broker.flush(timeout_s)
+
+    def close(self) -> None:
+        """The connection belongs to whoever made it."""

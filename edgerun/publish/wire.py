@@ -1,0 +1,78 @@
+"""A published result as the bytes that leave the device: the Result message of docs/schema/result.schema.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgerun.meter import STAGES
+from edgerun.types import Answer, Classification, Detection, Publication
+
+VERSION = 1
+"""The `v` of the message; a breaking change makes it 2."""
+
+_DROPS = ("skipped", "superseded")
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_result(publication: Publication, device: str) -> bytes:
+    """One JSON object, UTF-8, without a newline; keys in the schema's order, keys without a value left out.
+
+    Rounded to what the numbers can carry: capture time to 1 ms, age to 0.1 ms, stage latencies to 0.01 ms, scores to
+    4 decimals, boxes and keypoints to 5 (0.02 px of a 1920 px frame).
+    """
+    result = publication.result
+    stamp, model = result.stamp, result.model
+    latency_ns, dropped = result.latency_ns, result.dropped
+    message: dict[str, Any] = {
+        "v": VERSION,
+        "id": publication.id,
+        "seq": stamp.seq,
+        "device": device,
+        "stream": stamp.stream,
+        "ts": round(stamp.captured_unix_s, 3),
+        "mono_ns": stamp.captured_ns,
+        "age_ms": round(publication.age_ms, 1),
+        "latency_ms": {stage: round(latency_ns[stage] / 1e6, 2) for stage in STAGES if stage in latency_ns},
+        "model": {"name": model.name, "version": model.version, "accelerator": model.accelerator},
+        "frame": {"w": result.frame_size[0], "h": result.frame_size[1]},
+        "dropped": {fate: dropped[fate] for fate in _DROPS if fate in dropped},
+    }
+    if stamp.item is not None:
+        message["item"] = _utf8(stamp.item)
+    _add_answer(message, result.answer)
+    return _encode(message)
+
+
+def _add_answer(message: dict[str, Any], answer: Answer) -> None:
+    if answer.detections is not None:
+        message["detections"] = [_detection(one) for one in answer.detections]
+    if answer.classes is not None:
+        message["classes"] = [_classification(one) for one in answer.classes]
+    if answer.keypoints is not None:
+        message["keypoints"] = [(round(x, 5), round(y, 5), round(score, 4)) for x, y, score in answer.keypoints]
+    if answer.value is not None:
+        message["value"] = answer.value
+
+
+def _detection(one: Detection) -> dict[str, Any]:
+    x0, y0, x1, y1 = one.box
+    out: dict[str, Any] = {
+        "label": one.label,
+        "class": one.class_id,
+        "score": round(one.score, 4),
+        "box": (round(x0, 5), round(y0, 5), round(x1, 5), round(y1, 5)),
+    }
+    if one.track is not None:
+        out["track"] = one.track
+    return out
+
+
+def _classification(one: Classification) -> dict[str, Any]:
+    return {"label": one.label, "class": one.class_id, "score": round(one.score, 4)}
+
+
+def _utf8(name: str) -> str:
+    """A file name may hold bytes that are not UTF-8 (Python's surrogate escapes); JSON may not."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

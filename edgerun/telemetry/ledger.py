@@ -1,0 +1,91 @@
+"""Two views of the same meters: the interval for telemetry and the whole run for the summary.
+
+The histograms of a `StreamMeter` collect since they were last taken. The ledger is the one who takes them: `interval`
+moves them into the totals it keeps, `run` adds what has not been taken yet. Counters are never moved.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from edgerun.clock import Clock
+from edgerun.meter import Histogram, StreamMeter
+from edgerun.telemetry.payload import stream_summary
+
+
+class Ledger:
+    """Keeps the totals of every stream's meter since the ledger was made. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started_ns = self._interval_ns = clock.mono_ns()
+        self._entries: dict[str, _Entry] = {}
+
+    def add(self, stream: str, meter: StreamMeter) -> None:
+        """Follow `meter` under the name `stream`; the same meter again (after a reload) changes nothing."""
+        with self._lock:
+            known = self._entries.get(stream)
+            if known is None or known.meter is not meter:
+                self._entries[stream] = _Entry(meter)
+
+    def remove(self, stream: str) -> None:
+        """Forget a stream that is no longer there."""
+        with self._lock:
+            self._entries.pop(stream, None)
+
+    def interval(self) -> tuple[float, dict[str, dict[str, Any]]]:
+        """Seconds since the last call (or the beginning) and each stream's summary over them; a new one begins."""
+        with self._lock:
+            now_ns = self._clock.mono_ns()
+            seconds = (now_ns - self._interval_ns) / 1e9
+            self._interval_ns = now_ns
+            return seconds, {stream: entry.interval(seconds) for stream, entry in self._entries.items()}
+
+    def run(self) -> tuple[float, dict[str, dict[str, Any]]]:
+        """Seconds since the beginning and each stream's summary over them; nothing is reset."""
+        with self._lock:
+            seconds = (self._clock.mono_ns() - self._started_ns) / 1e9
+            return seconds, {stream: entry.run(seconds) for stream, entry in self._entries.items()}
+
+
+class _Entry:
+    def __init__(self, meter: StreamMeter) -> None:
+        self.meter = meter
+        self._total = _sharing_account(meter)
+        self._published = meter.account.view().fates["published"]
+
+    def interval(self, seconds: float) -> dict[str, Any]:
+        taken = _sharing_account(self.meter)
+        taken.age = _move(self.meter.age, self._total.age)
+        taken.stages = {stage: _move(now, self._total.stages[stage]) for stage, now in self.meter.stages.items()}
+        out = stream_summary(taken, seconds, published_before=self._published)
+        self._published = out["published"]
+        return out
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        whole = _sharing_account(self.meter)
+        whole.age = _sum(self._total.age, self.meter.age)
+        whole.stages = {stage: _sum(self._total.stages[stage], now) for stage, now in self.meter.stages.items()}
+        return stream_summary(whole, seconds)
+
+
+def _sharing_account(meter: StreamMeter) -> StreamMeter:
+    """An empty meter with the same account."""
+    other = StreamMeter()
+    other.account = meter.account
+    return other
+
+
+def _move(source: Histogram, total: Histogram) -> Histogram:
+    taken = source.take()
+    total.merge(taken)
+    return taken
+
+
+def _sum(first: Histogram, second: Histogram) -> Histogram:
+    both = Histogram()
+    both.merge(first)
+    both.merge(second)
+    return both

@@ -1,0 +1,71 @@
+"""The state of every stream as its retained message tells it: kept up to date by results and notices, told on change."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from edgerun.types import Publication
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a subscriber who joins now should know of a stream. `counts` is objects per label in the last result."""
+
+    state: str = "running"
+    reason: str = ""
+    accelerator: str = "cpu"
+    counts: Mapping[str, int] = {}
+
+
+class StateKeeper:
+    """A sink that remembers each stream's last counts, and the place where notices change its state. Thread-safe.
+
+    The publish thread calls `publish`, the main thread `set_state` and `take_changed`.
+    """
+
+    wants_picture = False
+
+    def __init__(self, accelerators: Mapping[str, str]) -> None:
+        self._lock = threading.Lock()
+        self._now = {name: StreamState(accelerator=accelerator) for name, accelerator in accelerators.items()}
+        self._changed: set[str] = set()
+
+    def publish(self, publication: Publication) -> None:
+        """Take the counts of one result."""
+        result = publication.result
+        found = result.answer.detections
+        counts = dict(Counter(detection.label for detection in found)) if found is not None else {}
+        self._update(result.stamp.stream, counts=counts, accelerator=result.model.accelerator)
+
+    def set_state(self, stream: str, state: str, reason: str) -> None:
+        """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go."""
+        self._update(stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": {}}))
+
+    def take_changed(self) -> dict[str, StreamState]:
+        """The streams whose state is not what was taken last, with their state now."""
+        with self._lock:
+            changed = {name: self._now[name] for name in sorted(self._changed)}
+            self._changed.clear()
+            return changed
+
+    def all(self) -> dict[str, StreamState]:
+        """Every stream's state, for the birth messages after a connection was made."""
+        with self._lock:
+            return dict(self._now)
+
+    def flush(self, timeout_s: float) -> None:
+        """Nothing is on its way here."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _update(self, stream: str, **values: object) -> None:
+        with self._lock:
+            before = self._now[stream]
+            after = msgspec.structs.replace(before, **values)
+            if after != before:
+                self._now[stream] = after
+                self._changed.add(stream)

@@ -1,0 +1,22 @@
+import msgspec
+import pytest
+
+from edgerun import registry
+from edgerun.decode.yolo_maps import ANCHORS
+
+MANIFESTS = {
+    "ssd-anchors": {"background": 0, "iou": 0.6, "feature_sizes": [19, 10, 5, 3, 2, 1], "score": "sigmoid"},
+    "tflite-detection-postprocess": {"class_offset": 1},
+    "yolo": {"version": "8", "box_units": "normalised", "anchors": ANCHORS},
+    "classify": {"activation": "softmax", "background_first": True},
+}
+
+
+@pytest.mark.parametrize("kind", registry.kinds("decoder"))
+def test_every_decoder_reads_its_options_from_a_manifest(kind):
+    options = registry.resolve("decoder", kind).options
+    said = msgspec.json.encode(MANIFESTS[kind])
+    read = msgspec.json.decode(said, type=options)
+    assert msgspec.convert(msgspec.to_builtins(read), options) == read
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"tresholt": 0.5}, options)
