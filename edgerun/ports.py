@@ -128,13 +128,16 @@ class DecoderContext(msgspec.Struct, frozen=True):
 
 
 class Decoder(Protocol):
-    """A model's raw outputs → an `Answer`. Pure: no state from frame to frame.
+    """A model's raw outputs → an `Answer`. An answer depends on its own frame alone; what a decoder may keep is how the
+    model lays its outputs out, once the values have told.
 
-    The constructor raises `ModelError` when the model's outputs are not of the kind it decodes (stating expected and
-    got shapes) or when there are fewer labels than classes.
+    `labels[i]` names class i; empty when classes are reported by their number. The constructor raises `ModelError` when
+    the model's outputs are not of the kind it decodes (stating expected and got shapes) or when the labels are not one
+    per class.
     """
 
     options: ClassVar[type[msgspec.Struct]]
+    labels: tuple[str, ...]
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
         """`outputs` as the engine gave them; boxes in the answer lie in 0..1 of the frame, highest score first.

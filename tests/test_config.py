@@ -130,7 +130,7 @@ def test_flags_take_the_place_of_keys() -> None:
     assert {stream.max_fps for stream in config.streams.values()} == {3}
     assert config.mqtt is not None
     assert config.mqtt.url == "ws://other"
-    with pytest.raises(ConfigErrors, match="^--max-fps: out of range") as caught:
+    with pytest.raises(ConfigErrors, match=r"^--max-fps: out of range") as caught:
         load(CONFIGS / "good" / "minimal.toml", options_of, find_model, {"streams.*.max_fps": ("--max-fps", 0)})
     assert len(caught.value.errors) == 1
 
@@ -143,8 +143,16 @@ def test_every_planned_key_is_refused() -> None:
         for key in [room, *rest][:-1]:
             table = table[key]
         table[[room, *rest][-1]] = True
-        with pytest.raises(ConfigErrors, match="planned, not in this version. Remove it"):
+        with pytest.raises(ConfigErrors, match=r"planned, not in this version\. Remove it"):
             build(raw, options_of, find_model=find_model)
+
+
+def outcome(make: Callable[[], Config]) -> tuple[Any, str]:
+    """The config and no text, or None and what was wrong; any other error is raised."""
+    try:
+        return make(), ""
+    except ConfigErrors as error:
+        return None, str(error)
 
 
 # -- any mutation of a good config raises ConfigError or nothing
@@ -188,14 +196,9 @@ def test_a_mutated_config_is_refused_with_nothing_but_config_errors(data: st.Dat
         del table[place[-1]]
     elif place:
         table[place[-1]] = value
-    try:
-        config = build(raw, options_of, folder=CONFIGS / "good", find_model=find_model)
-    except ConfigErrors as error:
-        assert error.errors
-        assert str(error)
-        assert "p%40ss" not in str(error)
-    else:
-        assert build(dump(config), options_of, find_model=find_model) == config
+    config, told = outcome(lambda: build(raw, options_of, folder=CONFIGS / "good", find_model=find_model))
+    assert told or build(dump(config), options_of, find_model=find_model) == config
+    assert "p%40ss" not in told
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -207,10 +210,8 @@ def test_a_damaged_file_is_refused_with_nothing_but_config_errors(data: st.DataO
         text[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     path = tmp_path / "edge.toml"
     path.write_bytes(text)
-    try:
-        load(path, options_of, find_model)
-    except ConfigErrors as error:
-        assert error.errors
+    config, told = outcome(lambda: load(path, options_of, find_model))
+    assert (config is None) == bool(told)
 
 
 # -- sources as text
@@ -365,7 +366,7 @@ def test_a_secret_that_is_not_there_says_where_it_looked(tmp_path: Path, monkeyp
         with pytest.raises(ConfigError, match=f"^mqtt.password: no password there; expected {tmp_path}"):
             Secret("file", str(tmp_path / name), "mqtt.password").reveal()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(ConfigError, match="no \\$CREDENTIALS_DIRECTORY in the environment. Add LoadCredential=a:"):
+    with pytest.raises(ConfigError, match=r"no \$CREDENTIALS_DIRECTORY in the environment\. Add LoadCredential=a:"):
         Secret("credential", "a").reveal()
     monkeypatch.setenv("EMPTY_PASSWORD", "")
     for name in ("EMPTY_PASSWORD", "NO_SUCH_PASSWORD"):

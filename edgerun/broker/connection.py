@@ -253,7 +253,7 @@ class Connection:
         return self._accept(link) or self._serve(link)
 
     def _accept(self, link: Link) -> Ending | None:
-        """Wait for the CONNACK; then `online`, the birth messages and the subscriptions are next. None when accepted."""
+        """Wait for the CONNACK and set up the session. None when accepted."""
         asked_ns = self._clock.mono_ns()
         timeout_ns = round(self._options.connect_timeout_s * 1e9)
         while link.accepted is None:

@@ -230,7 +230,7 @@ def _connect_properties(options: BrokerOptions) -> Any:
 
 
 def _will(options: BrokerOptions, protocol: int) -> Any:
-    """The will's delay. A session that expired first would publish it early (MQTT 5.0, 3.1.3.2): hence the max above."""
+    """Its delay. A session that expired first would publish the will early (MQTT 5.0, 3.1.3.2): hence the max above."""
     if protocol != MQTT_5:
         return None
     from paho.mqtt.packettypes import PacketTypes

@@ -40,9 +40,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CameraSource:
     """Live. `grab()` takes a filled buffer from the driver, `retrieve()` converts it (or decodes its JPEG).
 
-    `captured_ns` is the driver's timestamp where that can be trusted (monotonic, not in the future, under a second old),
-    else the return of `grab()`. A read that gets nothing ends after 2 s (see opencv.py) in a `SourceError`; a node that
-    is missing or refused may come back, so only a wrong `device` is final.
+    `captured_ns` is the driver's timestamp where that can be trusted (monotonic, not in the future, under a second
+    old), else the return of `grab()`. A read that gets nothing ends after 2 s (see opencv.py) in a `SourceError`; a
+    node that is missing or refused may come back, so only a wrong `device` is final.
     """
 
     options = Options
@@ -104,8 +104,8 @@ class CameraSource:
                 "this OpenCV was built without GStreamer",
                 where=self._where,
                 got=f"OpenCV {cv2.__version__} from {Path(cv2.__file__).parent}",
-                remedy="the pip wheels have none: use the board vendor's or distribution's OpenCV (python3-opencv) in a "
-                "venv made with --system-site-packages, or a V4L2 node",
+                remedy="the pip wheels have none: use the board vendor's or distribution's OpenCV (python3-opencv) in "
+                "a venv made with --system-site-packages, or a V4L2 node",
                 final=True,
             )
         capture = cv2.VideoCapture(pipeline_of(pipeline), cv2.CAP_GSTREAMER)

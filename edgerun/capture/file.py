@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from edgerun.capture import opencv
 from edgerun.capture.pace import Pace
-from edgerun.capture.picture import fits
 from edgerun.errors import FrameError, SourceError
 from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image
@@ -29,8 +30,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FileSource:
     """FFmpeg (in OpenCV) reads the file; `grab()` decodes, `retrieve()` converts the colours.
 
-    Live: a frame's `captured_ns` is when it was due by the file's own timestamps (see `pace.Pace`). A frame that is late
-    is delivered at once, so when the consumer is slow the file plays on at its real rate and nothing is left out.
+    Live: a frame's `captured_ns` is when it was due by the file's own timestamps (see `pace.Pace`). A frame that is
+    late is delivered at once, so when the consumer is slow the file plays on at its real rate and nothing is left out.
     `as_fast`: lossless, no pacing. `item` is the frame's position from 0, again from 0 after each loop.
     Raises a final `SourceError` when the file is missing, not a video, or has no frames.
     """
@@ -94,7 +95,7 @@ class FileSource:
             return True
         if not self._context.loop or not self._capture.isOpened():
             return False
-        # Opened anew rather than sought back: raw and damaged files do not seek, and those that do may land a key frame off.
+        # Opened anew rather than sought back: raw and damaged files do not seek, and others may land a key frame off.
         self._capture.release()
         self._position = 0
         self._open()
@@ -102,15 +103,15 @@ class FileSource:
         return True
 
 
-def retrieve_converted(cv2: object, capture: object, out: Image | None, where: str) -> Image:
+def retrieve_converted(cv2: Any, capture: Any, out: Image | None, where: str) -> Image:
     """The frame that an OpenCV capture holds, BGR, in `out` where it fits; raises `FrameError`.
 
     OpenCV writes into the array it is given when shape and type are right, and returns that very array.
     """
     target = out if out is not None and out.flags.c_contiguous else None
     try:
-        got, image = capture.retrieve(target)  # type: ignore[attr-defined]
-    except cv2.error as error:  # type: ignore[attr-defined]
+        got, image = capture.retrieve(target)
+    except cv2.error as error:
         text = str(error).strip().splitlines()[0]
         raise FrameError("the frame cannot be converted", where=where, got=text, reason="decode") from error
     if not got or image is None:
@@ -118,8 +119,9 @@ def retrieve_converted(cv2: object, capture: object, out: Image | None, where: s
     if image.size == 0:
         raise FrameError("the frame has no pixels", where=where, got=f"shape {image.shape}", reason="empty")
     if image.ndim == 2:  # a grey camera
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # type: ignore[attr-defined]
-    return image if fits(image, image.shape) else image.copy()
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    converted: Image = np.ascontiguousarray(image)
+    return converted
 
 
 def check_video_path(path: Path) -> None:

@@ -19,7 +19,8 @@ from edgerun.types import Grab, Image
 
 # What the OpenCV wheels read (imgcodecs, "Supported formats" of cv::imread).
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .bmp .dib .webp .tif .tiff .jp2 .avif .gif .pbm .pgm .ppm .pnm .pxm .sr .ras .hdr".split()
+    f".{name}"
+    for name in "jpg jpeg jpe png bmp dib webp tif tiff jp2 avif gif pbm pgm ppm pnm pxm sr ras hdr".split()  # noqa: SIM905
 )
 
 
@@ -96,7 +97,7 @@ def find_pictures(path: str) -> tuple[Path, list[str]]:
         raise SourceError("no such file or folder", where=path, remedy="give a folder, a picture or a glob", final=True)
     if not names:
         raise SourceError(
-            "there is no picture here", where=path, expected="files ending in .jpg, .png, .webp, … ", final=True
+            "there is no picture here", where=path, expected="files ending in .jpg, .png, .webp …", final=True
         )
     return root, sorted(names, key=natural_key)
 

@@ -13,7 +13,8 @@ from typing import Annotated
 import msgspec
 
 from edgerun.capture import opencv
-from edgerun.capture.http import Patience, Response, Stopped, fetch
+from edgerun.capture.connection import Patience, Stopped
+from edgerun.capture.http import Response, fetch
 from edgerun.capture.multipart import MultipartParser, boundary_of
 from edgerun.capture.picture import decode_picture
 from edgerun.capture.url import mask_url

@@ -1,9 +1,9 @@
-"""The pictures in a `multipart/x-mixed-replace` body, however the network cuts it (RFC 2046 §5.1, and what cameras do).
+"""The pictures in a `multipart/x-mixed-replace` body, however the network cuts it (RFC 2046 §5.1 and what cameras do).
 
-Cameras differ: with and without Content-Length, with a wrong one, with the two dashes already in the announced boundary,
-with other parts (events as text) in between. A part is over at its Content-Length; without one at the JPEG's own end
-marker, found by walking its segments (ITU-T T.81 annex B) so that the frame is there when its last byte is, not when the
-next one's boundary comes; and in any case at the next boundary.
+Cameras differ: with and without Content-Length, with a wrong one, with the two dashes already in the announced
+boundary, with other parts (events as text) in between. A part is over at its Content-Length; without one at the JPEG's
+own end marker, found by walking its segments (ITU-T T.81 annex B) so that the frame is there when its last byte is,
+not when the next one's boundary comes; or else at the next boundary.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class MultipartParser:
         if self._data.startswith((b"\r\n", b"\n")):  # no headers at all
             ends = [(0, 2 if self._data.startswith(b"\r\n") else 1)]
         if not ends:
-            if self._data not in (b"", b"\r"):
+            if bytes(self._data[:2]) not in (b"", b"\r"):
                 self._bound(_LONGEST_HEADERS, "the headers of a part do not end")
             return
         at, length = min(ends)
@@ -181,7 +181,7 @@ class MultipartParser:
 
 
 class JpegWalk:
-    """Where a growing buffer's JPEG ends. Thumbnails inside APPn segments have end markers too: segments are skipped."""
+    """Where a growing buffer's JPEG ends. Thumbnails in APPn segments have end markers too, so segments are skipped."""
 
     def __init__(self) -> None:
         self._at = 0

@@ -12,7 +12,7 @@ where it is, as a player does, instead of delivering ever older frames or racing
 
 
 class Pace:
-    """Deals out due times. A frame is due one interval after its predecessor was *due*, so that lateness does not add up.
+    """Deals out due times. A frame is due one interval after its predecessor was *due*: lateness does not add up.
 
     A frame's due time is the moment a camera would have delivered it, and that is its `captured_ns`: never in the
     future, and the age of a frame that was taken late shows by how much.

@@ -46,6 +46,7 @@ def into(image: Image, out: Image | None) -> Image:
 
 
 def fits(out: Image, shape: tuple[int, ...]) -> bool:
+    """Whether a picture of this shape may be written into `out`."""
     return out.shape == shape and out.dtype == np.uint8 and out.flags.c_contiguous
 
 

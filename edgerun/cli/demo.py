@@ -1,7 +1,7 @@
 """The bundled detector on a bundled clip of a real street, played over and over at its real rate.
 
 No camera, no broker, no network. One line per result: time, stream, age, what was seen, what was dropped. --source
-and --model look at something else; --broker publishes too, as device demo-<hostname>."""
+and --model look at something else; --broker publishes too, as device demo-HOSTNAME."""
 
 from __future__ import annotations
 

@@ -37,7 +37,12 @@ _ONE_MODEL = ("model", "source", "engine", "labels", "decoder")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the shared flags."""
     what = parser.add_argument_group("what to run")
-    what.add_argument("--config", metavar="FILE", help="the config; flags below take the place of its keys")
+    what.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the config; other flags take the place of its keys, but --model, --source, --engine, --labels and "
+        "--decoder cannot be given beside it",
+    )
     what.add_argument("--model", metavar="M", action="append", help="a bundle, .tflite, .onnx or bundled model's name")
     what.add_argument(
         "--source",

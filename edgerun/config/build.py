@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from edgerun.config.source import camera_node, parse_source
+from edgerun.config.source import camera_node, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
 from edgerun.errors import ConfigError, ConfigErrors
@@ -158,10 +158,7 @@ class _Reader:
         return kept if kept is not None else path
 
     def _resolve(self, text: str | Path) -> Path:
-        path = Path(text)
-        if path.parts[:1] == ("~",):
-            path = Path.home().joinpath(*path.parts[1:])
-        return self._folder / path
+        return resolve_path(text, self._folder)
 
     def _path(self, value: Any, place: str, report: Report) -> Any:
         if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
@@ -267,7 +264,7 @@ def _check_references(streams: dict[str, Any], models: dict[str, Any], report: R
             report.add(
                 join(join("streams", str(name)), "model"),
                 "no such model",
-                expected="one of " + ", ".join(known) if known else "the name of a [models.<name>] table",
+                expected="one of " + ", ".join(known) if known else "the name of a [models.NAME] table",
                 got=show(wanted),
                 remedy=suggest(wanted, known) or f"add [models.{wanted}]",
             )

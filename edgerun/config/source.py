@@ -40,13 +40,22 @@ def parse_source(text: str, folder: Path = Path()) -> tuple[str, dict[str, Any]]
     if text.partition(":")[0] == "synthetic":
         return "synthetic", _parse_synthetic(text)
     if text and not scheme and "\0" not in text:
-        path = folder / Path(text).expanduser() if text.startswith("~/") else folder / text
+        path = resolve_path(text, folder)
         if path.suffix.lower() in _VIDEO and not path.is_dir():
             return "file", {"path": str(path)}
         if path.suffix.lower() in _IMAGE or re.search(r"[*?\[]", text) or path.is_dir():
             return "images", {"path": str(path)}
     remedy = suggest(text, ["synthetic"]) if "/" not in text else None if scheme else "check the spelling of the path"
     raise ConfigError("not a source", expected=_SOURCES, got=show(text), remedy=remedy)
+
+
+def resolve_path(text: str | Path, folder: Path) -> Path:
+    """`text` taken from `folder` unless it is absolute; a leading `~` is the user's home, where there is one."""
+    path = Path(text)
+    home = os.environ.get("HOME")
+    if path.parts[:1] == ("~",) and home:
+        return Path(home, *path.parts[1:])
+    return folder / path
 
 
 def camera_node(device: str | int) -> str:

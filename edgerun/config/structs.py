@@ -104,7 +104,7 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[models.<name>]`: a model, and how to run it."""
+    """`[models.NAME]`: a model, and how to run it."""
 
     path: Annotated[Path, Meta(description="A bundle, a bare .tflite or .onnx file, or the name of a bundled model.")]
     engine: Annotated[
@@ -139,7 +139,7 @@ class SourceConfig(msgspec.Struct, frozen=True):
 
 
 class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[streams.<name>]`: a source and the model that looks at it."""
+    """`[streams.NAME]`: a source and the model that looks at it."""
 
     source: Annotated[
         SourceConfig,
@@ -148,7 +148,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             extra={"expected": "text or a table with kind"},
         ),
     ]
-    model: Annotated[Text, Meta(description="The name of a `[models.<name>]` table.")]
+    model: Annotated[Text, Meta(description="The name of a `[models.NAME]` table.")]
     max_age_ms: Annotated[
         Annotated[float, Meta(gt=0, le=3_600_000)],
         Meta(description="A result older than this is never inferred and never published."),
@@ -166,10 +166,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     models: Annotated[
-        dict[str, ModelConfig], Meta(min_length=1, extra={"expected": "at least one [models.<name>] table"})
+        dict[str, ModelConfig], Meta(min_length=1, extra={"expected": "at least one [models.NAME] table"})
     ]
     streams: Annotated[
-        dict[str, StreamConfig], Meta(min_length=1, extra={"expected": "at least one [streams.<name>] table"})
+        dict[str, StreamConfig], Meta(min_length=1, extra={"expected": "at least one [streams.NAME] table"})
     ]
     device: DeviceConfig = msgspec.field(default_factory=DeviceConfig)
     mqtt: MqttConfig | None = None

@@ -106,9 +106,6 @@ class ClassifyDecoder:
             )
         return real.clip(0.0, 1.0)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 def _scores_output(outputs: Sequence[TensorSpec], wanted: int) -> int:
     """The one output that has scores: a single line of numbers, as many as labels where several outputs are lines."""

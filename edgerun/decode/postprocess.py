@@ -165,9 +165,6 @@ class DetectionPostprocessDecoder:
             got=f"{got}: {a[:4].tolist()} and {b[:4].tolist()}",
         )
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 def _reads(classes: NDArray[np.float32], scores: NDArray[np.float32]) -> bool:
     """Whether the values can be classes and scores."""

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import msgspec
 
 from edgerun.errors import ConfigError
+from edgerun.ports import Decoder
 from edgerun.types import Answer, Placement, Tensor
-
-
-class NamedDecoder(Protocol):
-    """A `ports.Decoder` that says what it can find. `labels` empty: class indices as text, however many."""
-
-    options: ClassVar[type[msgspec.Struct]]
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-    def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer: ...
-
-    def close(self) -> None: ...
 
 
 class Select:
@@ -34,7 +22,7 @@ class Select:
 
     options: ClassVar[type[msgspec.Struct]]
 
-    def __init__(self, decoder: NamedDecoder, labels: Iterable[str]) -> None:
+    def __init__(self, decoder: Decoder, labels: Iterable[str]) -> None:
         self._decoder = decoder
         self._labels = frozenset(labels)
         self.options = decoder.options  # type: ignore[misc]
@@ -65,10 +53,6 @@ class Select:
             named = tuple(found for found in answer.classes if found.label in wanted)
             return answer if len(named) == len(answer.classes) else msgspec.structs.replace(answer, classes=named)
         return answer
-
-    def close(self) -> None:
-        """Close the wrapped decoder."""
-        self._decoder.close()
 
 
 def _few(known: Sequence[str], most: int = 12) -> str:

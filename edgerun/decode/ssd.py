@@ -170,9 +170,6 @@ class SsdAnchorsDecoder:
             half = np.exp(scaled[:, 2:]) * anchor[:, 2:] / 2
         return np.concatenate(((centre - half)[:, ::-1], (centre + half)[:, ::-1]), axis=1)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 def _roles(options: Options, outputs: Sequence[TensorSpec], count: int) -> tuple[int, int]:
     """Which output holds the boxes, and which the scores, by shape; by name where the shape fits several."""

@@ -103,9 +103,6 @@ class YoloDecoder:
         )
         return detections(boxes[kept], scores[kept], classes[kept], self._names)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 def _maps_head(options: Options, context: DecoderContext, size: tuple[int, int]) -> _Head | None:
     """The head of the feature maps, where the outputs are such; of two readings the one the labels speak for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-import zlib
+import hashlib
 from typing import Any
 
 import msgspec
@@ -39,9 +39,9 @@ def style_for(width: int) -> Style:
 
 def label_color(label: str) -> Color:
     """The same colour for the same label in every run, drawn from some 3,000: any hue, strong, pale or deep."""
-    number = zlib.crc32(label.encode("utf-8", "replace"))
-    saturation, value = _TONES[number // 997 % len(_TONES)]
-    red, green, blue = colorsys.hsv_to_rgb(number % 997 / 997, saturation, value)
+    digest = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=4).digest()
+    hue, tone = divmod(int.from_bytes(digest, "little"), len(_TONES))
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1024 / 1024, *_TONES[tone])
     return round(blue * 255), round(green * 255), round(red * 255)
 
 

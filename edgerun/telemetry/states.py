@@ -1,4 +1,4 @@
-"""The state of every stream as its retained message tells it: kept up to date by results and notices, told on change."""
+"""The state of every stream as its retained message tells it: kept by results and notices, told on change."""
 
 from __future__ import annotations
 

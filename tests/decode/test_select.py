@@ -58,4 +58,3 @@ def test_classifications():
     context = DecoderContext(inputs=(), outputs=(heads.spec("out", raw),), labels=("a", "b", "c"), threshold=0.0)
     chosen = Select(ClassifyDecoder(ClassifyOptions(), context), frozenset({"c", "a"}))
     assert [one.label for one in chosen.decode([raw], heads.STRETCH).classes] == ["c", "a"]
-    chosen.close()

@@ -291,3 +291,21 @@ def test_scores_that_are_no_probabilities():
     raw[0, 4:] *= 9
     with pytest.raises(FrameError, match=r"not probabilities; expected 0\.\.1; got 6\.3"):
         decoder([raw]).decode([raw], heads.STRETCH)
+
+
+@pytest.mark.parametrize("version", ["5", "8"])
+def test_feature_maps_with_one_scale_per_channel_and_of_another_shape_than_stated(version):
+    objects = [(2, 0.75, (0.25, 0.3, 0.5, 0.7))]
+    if version == "5":
+        planes = heads.yolo5_maps(objects, CLASSES, ANCHORS, SIZE)
+        outputs = [m.transpose(1, 2, 0, 3).reshape(1, *m.shape[1:3], -1) for m in planes]
+    else:
+        outputs = [m[None] for m in heads.yolo8_maps(objects, CLASSES, SIZE)]
+    channels = outputs[0].shape[-1]
+    scales = tuple(0.07 + 0.03 * (k % 2) for k in range(channels))
+    zeros = tuple(k % 3 for k in range(channels))
+    q = [heads.quantised(m, np.array(scales), np.array(zeros)) for m in outputs]
+    made = decoder(q, quantisation=(scales, zeros, 3))
+    drawing.same(drawing.found(made.decode(q, heads.STRETCH)), objects, 0.02)
+    with pytest.raises(FrameError, match=rf"expected 1×12×20×{channels}; got 1×11×20×{channels}"):
+        made.decode([q[0][:, 1:], *q[1:]], heads.STRETCH)

@@ -128,6 +128,7 @@ class NumberDecoder:
     """The number as the class of a classification."""
 
     options: ClassVar[type[msgspec.Struct]] = NoOptions
+    labels = ()
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
         number = int.from_bytes(outputs[0].tobytes(), "big")

@@ -1,0 +1,217 @@
+"""Flags → a config and run options, exit codes, log lines and the summary, without a running daemon."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgerun.cli import check, flags, summary
+from edgerun.cli.main import exit_code, make_parser
+from edgerun.config import Config, Secret, dump
+from edgerun.errors import (
+    BrokerError,
+    ConfigError,
+    ConfigErrors,
+    EdgerunError,
+    EngineError,
+    MissingError,
+    ModelError,
+    SourceError,
+    StageError,
+)
+
+GOOD = Path(__file__).parents[1] / "configs" / "good"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "m.tflite"
+    path.touch()
+    return str(path)
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    return make_parser("run").parse_args(["run", *words])
+
+
+def config_of(*words: str) -> Config:
+    return flags.read_config(parsed(*words))
+
+
+def test_one_model_and_one_source_are_main(model: str) -> None:
+    config = config_of("--model", model, "--source", "synthetic")
+    assert list(config.models) == list(config.streams) == ["main"]
+    assert config.mqtt is None
+
+
+def test_one_model_takes_several_sources(model: str) -> None:
+    config = config_of("--model", model, "--source", "synthetic", "--source", "0")
+    assert {name: stream.model for name, stream in config.streams.items()} == {"s1": "main", "s2": "main"}
+
+
+def test_models_and_sources_pair_up(model: str, tmp_path: Path) -> None:
+    other = tmp_path / "o.onnx"
+    other.touch()
+    config = config_of("--model", model, "--source", "synthetic", "--model", str(other), "--source", "0")
+    assert {name: stream.model for name, stream in config.streams.items()} == {"s1": "m1", "s2": "m2"}
+    assert config.models["m2"].path == other
+
+
+def test_every_flag_reaches_its_key(model: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.touch()
+    config = config_of(
+        "--model", model, "--source", "clip.mp4", "--engine", "onnx", "--accelerators", "edgetpu, cpu",
+        "--threads", "3", "--top-k", "2", "--labels", str(labels), "--decoder", "yolo", "--threshold", "0.25", "--max-age-ms", "250ms",
+        "--max-fps", "7.5", "--loop", "--as-fast",
+    )  # fmt: skip
+    raw = dump(config)
+    assert raw["models"]["main"] == {
+        "path": model, "engine": "onnx", "runtime": "auto", "accelerators": ["edgetpu", "cpu"], "threads": 3,
+        "decoder": "yolo", "labels": str(labels), "top_k": 2,
+    }  # fmt: skip
+    assert raw["streams"]["main"] == {
+        "source": {"kind": "file", "path": "clip.mp4"}, "model": "main", "max_age_ms": 250.0, "max_fps": 7.5,
+        "labels": [], "threshold": 0.25, "loop": True, "as_fast": True,
+    }  # fmt: skip
+
+
+def test_the_broker_of_the_flags(model: str) -> None:
+    config = config_of("--model", model, "--source", "0", "--broker", "mqtt://me:hunter2@h:1")
+    assert config.mqtt is not None
+    assert (config.mqtt.url, config.mqtt.username) == ("mqtt://h:1", "me")
+    assert config.mqtt.password == Secret("plain", "hunter2")
+    assert "hunter2" not in repr(config)
+
+
+def test_flags_beside_a_file(tmp_path: Path, model: str) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text(
+        '[mqtt]\nurl = "mqtts://a"\nusername = "u"\npassword = { env = "P" }\n[models.d]\npath = "m.tflite"\n'
+        '[streams.x]\nsource = 0\nmodel = "d"\n[streams.y]\nsource = 1\nmodel = "d"\nmax_fps = 9\n'
+    )
+    config = config_of("--config", str(path), "--threads", "1", "--max-fps", "2", "--broker", "mqtt://b")
+    assert config.models["d"].threads == 1
+    assert [stream.max_fps for stream in config.streams.values()] == [2, 2]
+    assert config.mqtt is not None
+    assert (config.mqtt.url, config.mqtt.username) == ("mqtt://b", "u")
+    config = config_of("--config", str(path), "--broker", "mqtt://v:w@b")
+    assert config.mqtt is not None
+    assert (config.mqtt.username, config.mqtt.password) == ("v", Secret("plain", "w"))
+    with pytest.raises(ConfigErrors, match=r"^--threads: out of range"):
+        config_of("--config", str(path), "--threads", "0")
+
+
+def test_run_options() -> None:
+    options = flags.read_options(
+        parsed("--seconds", "2m", "--frames", "10", "--jsonl", "-", "--save", "a/b.mp4", "--quiet", "--json", "--loop")
+    )
+    assert (options.seconds, options.frames, options.jsonl, options.save) == (120, 10, "-", Path("a/b.mp4"))
+    assert (options.console, options.json, options.loop, options.as_fast) == (False, True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (ConfigErrors([ConfigError("x")]), 2),
+        (ModelError("x"), 1),
+        (MissingError("x"), 4),
+        (EngineError("x"), 4),
+        (SourceError("x", final=True), 4),
+        (SourceError("x"), 1),
+        (BrokerError("x"), 1),
+        (StageError("x"), 1),
+    ],
+)
+def test_exit_codes(error: EdgerunError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_the_worst_of_several_errors_decides() -> None:
+    errors: list[EdgerunError] = [MissingError("x"), ModelError("x"), ConfigError("x")]
+    assert [check.worst_code(errors[:n]) for n in range(4)] == [0, 4, 1, 2]
+
+
+LOG = """
+import logging
+from edgerun.cli import logs
+logs.set_up(verbose=True)
+log = logging.getLogger("edgerun.x")
+log.error("two\\nlines"); log.warning("w"); log.info("i"); log.debug("d")
+logging.getLogger("other").info("not ours")
+"""
+
+
+def test_the_journal_gets_priorities(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with path.open("w") as stream:
+        status = os.fstat(stream.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        subprocess.run([sys.executable, "-c", LOG], stderr=stream, env=environment, check=True, timeout=60)
+    assert path.read_text() == "<3>two\n<3>lines\n<4>w\n<6>i\n<7>d\n"
+
+
+@pytest.mark.parametrize("journal", ["", "1:2", "nonsense", "1:2:3"])
+def test_a_terminal_gets_times_and_levels(journal: str) -> None:
+    environment = {**os.environ, "JOURNAL_STREAM": journal}
+    done = subprocess.run([sys.executable, "-c", LOG], capture_output=True, text=True, env=environment, timeout=60)
+    assert [line.split(" ", 1)[1] for line in done.stderr.splitlines() if line[:1].isdigit()] == [
+        "ERROR two", "WARNING w", "INFO i", "DEBUG d",
+    ]  # fmt: skip
+
+
+SUMMARY: dict[str, Any] = {
+    "seconds": 10.0,
+    "streams": {
+        "main": {
+            "grabbed": 300, "published": 118, "skipped": 180, "superseded": 1, "expired": 0, "gated": 0, "limited": 0,
+            "failed": 1, "in_flight": 0, "fps": 11.8, "age_ms": {"p50": 61.0, "p95": 74.2, "p99": 88.9, "max": 91.0},
+            "latency_ms": {"wait": {"p50": 1.0}, "infer": {"p50": 24.8, "p99": 31.0}}, "failed_reasons": {"decode": 1},
+        },
+        "s2": {"grabbed": 7, "published": 7},
+    },
+    "engines": {"main": {"model": "m", "runtime": "litert 2.3.0", "accelerator": "cpu", "threads": 1}},
+    "rss_mib": 148.2, "cpu_s": 9.1, "start_to_first_result_s": 0.62,
+}  # fmt: skip
+
+
+def test_the_summary_adds_up_on_the_page() -> None:
+    text = "\n".join(summary.lines(SUMMARY))
+    assert text == (
+        "\n"
+        "stream  grabbed = published + skipped + superseded +  failed\n"
+        "main        300 =       118 +     180 +          1 +       1\n"
+        "s2            7 =         7 +       0 +          0 +       0\n"
+        "main: 11.8 results/s, age p50 61.0 · p95 74.2 · p99 88.9 · max 91.0 ms, infer p50 24.8 · p99 31.0 ms, "
+        "failed by decode 1\n"
+        "engine main: m, litert 2.3.0 on cpu, 1 thread\n"
+        "10.0 s, first result after 0.62 s, 148 MiB resident, 9.1 s of CPU (0.91 cores)"
+    )
+
+
+def test_a_summary_that_knows_little() -> None:
+    assert list(summary.lines({"streams": {"main": {"grabbed": 0}}})) == [
+        "", "stream  grabbed = published", "main          0 =         0",
+    ]  # fmt: skip
+    assert list(summary.lines({})) == [""]
+
+
+def test_where_the_summary_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    summary.show(SUMMARY, flags.read_options(parsed("--json")))
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert "grabbed" in err
+    summary.show(SUMMARY, flags.read_options(parsed("--jsonl", "-")))
+    out, err = capsys.readouterr()
+    assert (out, "grabbed" in err) == ("", True)
+    summary.show(SUMMARY, flags.read_options(parsed("--quiet")))
+    assert capsys.readouterr() == ("", "")
+    summary.show(SUMMARY, flags.read_options(parsed()))
+    assert "grabbed" in capsys.readouterr().out
