@@ -84,12 +84,17 @@ def suggest(wrong: str, known: Iterable[str]) -> str | None:
     return f'did you mean "{candidates[close[0]]}"?' if close else None
 
 
+def mask(text: str) -> str:
+    """`text` with the password of an address in it masked."""
+    return _PASSWORD_IN_URL.sub(r"\1***@", text)
+
+
 def show(value: object) -> str:
     """`value` for a message: short, on one line, a password inside a URL masked, tables and lists only named."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        text = repr(_PASSWORD_IN_URL.sub(r"\1***@", value))
+        text = repr(mask(value))
     elif isinstance(value, dict):
         return "a table" if value else "an empty table"
     elif isinstance(value, list | tuple):

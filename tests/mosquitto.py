@@ -249,10 +249,11 @@ def subscriber(broker: Broker, topic_filter: str = "#", qos: int = 1) -> Iterato
 def mosquitto_sub(broker: Broker, topic_filter: str, count: int, *args: str) -> subprocess.Popen[str]:
     """The real `mosquitto_sub`, ending by itself after `count` messages or 30 s; each is one line of JSON.
 
-    Its `tst`, `topic`, `qos`, `retain` and `payload` as mosquitto_sub(1) describes for `%j`. Wait for it to be subscribed
-    with `wait_until(lambda: "SUBSCRIBE" in broker.log)`, which needs `log_type all`.
+    Its keys are those mosquitto_sub(1) describes for `%j`: topic, qos, retain, payload … It is subscribed when this
+    returns; the broker must have been started with `log_type all`, by which that is seen.
     """
-    return subprocess.Popen(
+    before = broker.log.count("Sending SUBACK")
+    process = subprocess.Popen(
         [
             program("mosquitto_sub"), "-h", "127.0.0.1", "-p", str(broker.port), "-t", topic_filter, "-q", "1",
             "-C", str(count), "-W", "30", "-F", "%j", *args,
@@ -261,6 +262,8 @@ def mosquitto_sub(broker: Broker, topic_filter: str, count: int, *args: str) -> 
         stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
+    wait_until(lambda: broker.log.count("Sending SUBACK") > before, what="its subscription")
+    return process
 
 
 def lines_of(process: subprocess.Popen[str]) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class Reconnect:
         return Plan(delay_s, self.protocol, ending)
 
     def _suspect(self, ending: Ending, served_s: float) -> Ending:
-        """3.1.1 has no reason codes: a link accepted and soon closed, again and again, is taken for one of two that fight."""
+        """3.1.1 has no reason codes: links accepted and soon closed, again and again, are taken for a fight of two."""
         if ending.cause is not Cause.LOST or not ending.closed_by_peer or served_s >= STABLE_S:
             self._short_lives = 0
             return ending

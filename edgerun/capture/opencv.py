@@ -11,9 +11,6 @@ _SETTINGS = {
     # How long a V4L2 read waits for a frame, in seconds. OpenCV's own 10 s would keep a dead camera's thread from
     # noticing `stop` for as long; there is no property for it, and it is read once per process.
     "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": "2",
-    # rtsp:// and http:// through FFmpeg: do not gather packets at the start, do not hold frames back. The transport is
-    # not set here, because this variable is one for all streams of the process (see stream.py).
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "fflags;nobuffer|flags;low_delay",
     # OpenCV's and FFmpeg's own lines on stderr would stand beside our error of the same event, and may hold URLs with
     # their passwords. 16 is AV_LOG_ERROR, 8 AV_LOG_FATAL (libavutil/log.h).
     "OPENCV_LOG_LEVEL": "ERROR",

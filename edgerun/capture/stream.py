@@ -15,6 +15,7 @@ from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp")
+_REAL_WAIT_NS = 3_000_000  # longer than decoding is interrupted for, shorter than a 200 fps camera's interval
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
 
 
@@ -26,8 +27,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     url: str
-    open_timeout_s: _Seconds = 5.0
-    read_timeout_s: _Seconds = 5.0
+    open_timeout_s: _REAL_WAIT_NS = 3_000_000  # longer than decoding is interrupted for, shorter than a 200 fps camera's interval
+_Seconds = 5.0
+    read_timeout_s: _REAL_WAIT_NS = 3_000_000  # longer than decoding is interrupted for, shorter than a 200 fps camera's interval
+_Seconds = 5.0
     transport: Literal["tcp", "udp"] = "tcp"
     decode_threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
@@ -37,6 +40,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StreamSource:
     """Live. FFmpeg decodes in `grab()`, since a codec needs every frame; `retrieve()` converts the colours.
+
+    What FFmpeg gathered while it was finding out the format is passed over at the first `grab()`, unless it takes more
+    than that time to play: then it is a recording. (`OPENCV_FFMPEG_CAPTURE_OPTIONS=fflags;nobuffer` would do it too, but
+    it is one for the whole process, costs files their first frames and throws away the key frame the rest builds on.)
 
     `captured_ns` is when `grab()` returned, less the CPU time it spent: FFmpeg does not say when a packet arrived, and
     what is not waiting in there is decoding. FFmpeg's waits cannot be woken; `stop` ends one after `open_timeout_s` or
@@ -51,7 +58,6 @@ class StreamSource:
         self._context = context
         self._where = mask_url(options.url)
         self._read_s = options.read_timeout_s
-        self._frame = 0
         settings = [
             *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(options.open_timeout_s * 1000)),
             *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(options.read_timeout_s * 1000)),
@@ -60,10 +66,10 @@ class StreamSource:
         address = ffmpeg_url(options.url, options.transport)
         began_ns = context.clock.mono_ns()
         self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
+        self._gathering_ms = (context.clock.mono_ns() - began_ns) / 1e6
         if not self._capture.isOpened():
             self._capture.release()
-            took_s = (context.clock.mono_ns() - began_ns) / 1e9
-            timed_out = took_s >= options.open_timeout_s
+            timed_out = self._gathering_ms >= options.open_timeout_s * 1e3
             raise SourceError(
                 f"no answer within {options.open_timeout_s:g} s" if timed_out else "the stream cannot be opened",
                 where=self._where,
@@ -73,18 +79,34 @@ class StreamSource:
     def grab(self) -> Grab | None:
         if self._context.stop.is_set():
             return None
+        captured_ns, _ = self._next()
+        if self._gathering_ms:
+            captured_ns = self._pass_over_gathered(captured_ns)
+            self._gathering_ms = 0.0
+        return None if self._context.stop.is_set() else Grab(captured_ns)
+
+    def _next(self) -> tuple[int, int]:
+        """Have FFmpeg read and decode the next frame; when it was captured, and how long there was nothing to do (ns)."""
         began_ns, cpu_ns = self._context.clock.mono_ns(), time.thread_time_ns()
         got = self._capture.grab()
-        now_ns = self._context.clock.mono_ns()
+        now_ns, busy_ns = self._context.clock.mono_ns(), time.thread_time_ns() - cpu_ns
         if not got:
-            if self._context.stop.is_set():
-                return None
             timed_out = now_ns - began_ns >= self._read_s * 1e9
             raise SourceError(
                 f"no frame within {self._read_s:g} s" if timed_out else "the stream ended", where=self._where
             )
-        self._frame += 1
-        return Grab(max(began_ns, now_ns - (time.thread_time_ns() - cpu_ns)))
+        return max(began_ns, now_ns - busy_ns), now_ns - began_ns - busy_ns
+
+    def _pass_over_gathered(self, captured_ns: int) -> int:
+        """Go on to the first frame that had to be waited for; returns when that was captured."""
+        first_ms = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
+        while not self._context.stop.is_set():
+            if float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) - first_ms >= self._gathering_ms:
+                break
+            captured_ns, waited_ns = self._next()
+            if waited_ns >= _REAL_WAIT_NS:
+                break
+        return captured_ns
 
     def retrieve(self, out: Image | None) -> Image:
         return retrieve_converted(self._cv2, self._capture, out, self._where)

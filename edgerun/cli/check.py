@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,7 @@ from edgerun.cli.main import exit_code, print_error
 from edgerun.cli.parser import add_common
 from edgerun.config import Config, StreamConfig, dump, load
 from edgerun.errors import ConfigError, ConfigErrors, EdgerunError, ModelError
-from edgerun.validate import show
+from edgerun.validate import mask, show
 
 EXAMPLES = (
     "edgerun check --config /etc/edgerun/edgerun.toml",
@@ -36,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         config = load(Path(args.config), flags.options_of, flags.find_model)
     except ConfigErrors as error:
-        return _report(args, None, error.errors)
+        return report(args, None, error.errors)
     from edgerun.app import check_models
 
-    return _report(args, config, check_models(config))
+    return report(args, config, check_models(config))
 
 
 def worst_code(errors: Sequence[EdgerunError]) -> int:
@@ -48,7 +49,8 @@ def worst_code(errors: Sequence[EdgerunError]) -> int:
     return exit_code(ranked[0]) if ranked else 0
 
 
-def _report(args: argparse.Namespace, config: Config | None, errors: Sequence[EdgerunError]) -> int:
+def report(args: argparse.Namespace, config: Config | None, errors: Sequence[EdgerunError]) -> int:
+    """Print what was understood, or everything that is wrong; returns the exit code."""
     warnings = list(_warnings(config)) if config else []
     if args.json:
         answer = {
@@ -56,7 +58,7 @@ def _report(args: argparse.Namespace, config: Config | None, errors: Sequence[Ed
             "ok": not errors,
             "errors": [_as_dict(error) for error in errors],
             "warnings": warnings,
-            "config": dump(config) if config else None,
+            "config": _masked(dump(config)) if config else None,
         }
         print(msgspec.json.encode(answer, enc_hook=repr).decode())
         return worst_code(errors)
@@ -106,6 +108,15 @@ def _warnings(config: Config) -> Iterator[str]:
             config.mqtt.password.reveal()
         except ConfigError as error:
             yield str(error)
+
+
+def _masked(value: Any) -> Any:
+    """`value` with the passwords in addresses masked."""
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return mask(value) if isinstance(value, str) else value
 
 
 def _as_dict(error: EdgerunError) -> dict[str, str]:

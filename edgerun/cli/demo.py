@@ -6,6 +6,7 @@ and --model look at something else; --broker publishes too, as device demo-HOSTN
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import msgspec
 
@@ -37,20 +38,22 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.config is not None:
         return msgspec.structs.replace(flags.read_config(args), device=DeviceConfig(id=device))
     if args.source is None:
-        args.source = [_bundled(_CLIP)]
+        args.source = [str(_bundled() / _CLIP)]
         args.loop = True
     if args.model is None:
-        args.model = [_bundled(_MODEL)]
+        args.model = [str(_bundled() / _MODEL)]
     return flags.read_flags(args, {"id": device})
 
 
-def _bundled(name: str) -> str:
-    path = flags.find_model(name)
-    if path is None:
+def _bundled() -> Path:
+    """The folder of what ships with edgerun."""
+    model = flags.find_model(_MODEL)
+    if model is None or not (model.parent / _CLIP).is_file():
         raise MissingError(
             "the demo's files are not in this installation",
             where="edgerun demo",
-            expected=name,
-            remedy="install edgerun again (pip install --force-reinstall edgerun), or give --model and --source",
+            expected=f"the model {_MODEL} and {_CLIP}",
+            remedy="install edgerun again (pip install --force-reinstall edgerun), or use edgerun run with a --model "
+            "and a --source",
         )
-    return str(path)
+    return model.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,10 @@ _RESIDENT = 1
 """Field of /proc/self/statm: resident set size in pages."""
 _USER, _SYSTEM = 11, 12
 """Fields of /proc/self/stat counted after the command's closing parenthesis: utime and stime in clock ticks."""
+
+
+_STARTED = 19
+"""Field of /proc/self/stat, counted likewise: starttime in clock ticks since boot."""
 
 
 class LoadSensor:
@@ -49,6 +54,21 @@ class LoadSensor:
             return None
         fields = text.rpartition(")")[2].split()  # the command may hold spaces and parentheses
         return sum(_numbers(path, fields, _USER, _SYSTEM)) * self._tick_s
+
+
+def process_started_ns(root: Path = Path("/")) -> int | None:
+    """When this process was started, in monotonic ns, to a clock tick (10 ms); None without /proc.
+
+    /proc/self/stat counts from boot, time asleep included (proc(5), starttime; time_namespaces(7)).
+    """
+    path = root / "proc/self/stat"
+    text = _text(path)
+    if text is None:
+        return None
+    (ticks,) = _numbers(path, text.rpartition(")")[2].split(), _STARTED)
+    since_boot_ns = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return since_boot_ns - asleep_ns
 
 
 def _text(path: Path) -> str | None:

@@ -56,7 +56,10 @@ class OnnxEngine:
             from onnxruntime.capi import onnxruntime_pybind11_state as state
         except ImportError as error:
             raise MissingError(
-                "ONNX Runtime cannot be imported", where=context.name, got=error, remedy='pip install "onnxruntime>=1.20"'
+                "ONNX Runtime cannot be imported",
+                where=context.name,
+                got=error,
+                remedy='pip install "onnxruntime>=1.20"',
             ) from error
         self._errors = (
             state.Fail, state.InvalidArgument, state.InvalidProtobuf, state.InvalidGraph, state.NotImplemented,
@@ -132,7 +135,10 @@ def _spec(node: Any, edges: dict[str, Quantisation], name: str) -> TensorSpec:
     dtype = _DTYPES.get(node.type)
     if dtype is None:
         raise ModelError(
-            f"{node.name!r} is not of a type edgerun can pass", where=name, expected="a tensor of numbers", got=node.type
+            f"{node.name!r} is not of a type edgerun can pass",
+            where=name,
+            expected="a tensor of numbers",
+            got=node.type,
         )
     shape = tuple(side if isinstance(side, int) else -1 for side in node.shape)
     edge = edges.get(node.name)

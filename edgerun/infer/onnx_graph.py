@@ -95,10 +95,10 @@ def _values(tensor: memoryview) -> list[float]:
     kind = next((number for at, number in _numbers(tensor) if at == 2), 1)
     raw = next((bytes(part) for at, part in _fields(tensor) if at == 9), b"")
     if raw:
-        return np.frombuffer(raw, _DTYPES[kind]).tolist()
+        return [float(value) for value in np.frombuffer(raw, _DTYPES[kind])]
     packed = b"".join(bytes(part) for at, part in _fields(tensor) if at == (4 if kind == 1 else 5))
     if kind == 1:
-        return np.frombuffer(packed, "<f4").tolist()
+        return [float(value) for value in np.frombuffer(packed, "<f4")]
     numbers = [float(_signed(number)) for at, number in _numbers(tensor) if at == 5]
     at = 0
     while at < len(packed):

@@ -80,11 +80,11 @@ def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str) -> None
     caller, who will see it again.
     """
     script = _TRIAL.format(module=_MODULES[runtime.name][0])
-    path = str(model) if isinstance(model, Path) else ""
+    path, content = (str(model), b"") if isinstance(model, Path) else ("", model)
     try:
         done = subprocess.run(
             [sys.executable, "-c", script, path],
-            input=b"" if path else model,
+            input=content,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=_TRIAL_TIMEOUT_S,

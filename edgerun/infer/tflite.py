@@ -82,9 +82,7 @@ def _open(module: Any, context: EngineContext, title: str) -> Any:
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError, OSError) as error:
         text = one_line(error)
-        raise ModelError(
-            f"{title} refuses the model", where=context.name, got=text, remedy=_remedy(text)
-        ) from error
+        raise ModelError(f"{title} refuses the model", where=context.name, got=text, remedy=_remedy(text)) from error
     return interpreter
 
 

@@ -48,7 +48,7 @@ class Worker:
     ) -> None:
         self.name = name
         self.engine = engine
-        self.busy_ns = 0
+        self._busy_ns = 0
         self._preprocess = preprocess
         self._model = model
         self._lanes = tuple(lanes)
@@ -61,6 +61,10 @@ class Worker:
         self._weights = [lane.plan.weight for lane in self._lanes]
         self._service = [Estimate() for _ in self._lanes]
         self._told = [(0, 0)] * len(self._lanes)
+
+    def read_busy_ns(self) -> int:
+        """Time spent on frames so far, ns."""
+        return self._busy_ns
 
     def run(self) -> None:
         """The thread's body: until every lane's Slot is closed and empty."""
@@ -109,7 +113,7 @@ class Worker:
             self._hand_over(lane, result, frame)
         finally:
             ended_ns = self._clock.mono_ns()
-            self.busy_ns += ended_ns - began_ns
+            self._busy_ns += ended_ns - began_ns
             self._service[index].add(ended_ns - began_ns)
             self._announce(ended_ns, None)
 

@@ -24,8 +24,8 @@ class PicturePreprocess:
     """Resizes (bilinear), converts the colour and normalises a picture into the input's tensor.
 
     Resizing comes first, because every later step then works on the model's few pixels instead of the camera's many.
-    All buffers are allocated here; `prepare` allocates nothing. `mean` and `std` act on 0–255 pixels, one per channel in
-    the order of `color`, or one for all. Used by one thread at a time. Raises `ModelError` when the input is not a
+    All buffers are allocated here; `prepare` allocates nothing. `mean` and `std` act on 0–255 pixels, one per channel
+    in the order of `color`, or one for all. Used by one thread at a time. Raises `ModelError` when the input is not a
     picture of this layout and colour.
     """
 
@@ -118,16 +118,16 @@ class PicturePreprocess:
         return geometry
 
 
-def _picture_size(
-    spec: TensorSpec, layout: Layout, channels: int, size: tuple[int, int] | None
-) -> tuple[int, int]:
+def _picture_size(spec: TensorSpec, layout: Layout, channels: int, size: tuple[int, int] | None) -> tuple[int, int]:
     """Width and height of the input, from its shape where that states them."""
     shape = spec.shape
     wanted = "1×height×width×channels" if layout == "NHWC" else "1×channels×height×width"
     if len(shape) == 4 and shape[0] in (1, -1):
         height, width, depth = shape[1:] if layout == "NHWC" else (shape[2], shape[3], shape[1])
         if size is not None:
-            width, height = (stated if stated > 0 else given for stated, given in zip((width, height), size, strict=True))
+            width, height = (
+                stated if stated > 0 else given for stated, given in zip((width, height), size, strict=True)
+            )
         if depth in (channels, -1) and width > 0 and height > 0 and size in (None, (width, height)):
             return width, height
     at = f", {size[0]}×{size[1]} pixels" if size else ""

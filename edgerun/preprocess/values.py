@@ -71,9 +71,7 @@ def make_writer(
     if uniform and table.dtype.itemsize == 1:
         alpha = 1 / (std[0] * (spec.scale[0] if spec.scale else 1))
         affine = (alpha, (spec.zero_point[0] if spec.zero_point else 0) - mean[0] * alpha)
-        writer = _byte_writer(
-            pixels, tensor.view(np.uint8), table[0].view(np.uint8), table.dtype == np.int8, affine
-        )
+        writer = _byte_writer(pixels, tensor.view(np.uint8), table[0].view(np.uint8), table.dtype == np.int8, affine)
         if writer is not None:
             return writer
     if table.dtype.itemsize <= 2:

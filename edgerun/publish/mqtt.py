@@ -12,20 +12,18 @@ from edgerun.publish.wire import encode_result
 from edgerun.types import Publication
 
 
-class MqttSinkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What can be said of this sink in the config."""
-
-    prefix: str = "edgerun"
-    """First levels of the topic."""
-
-
 class MqttSink:
     """Publishes through the process's one connection, which it does not own. Raises `ConfigError` without one."""
 
-    options: ClassVar[type[msgspec.Struct]] = MqttSinkOptions
+    class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """`prefix`: the first levels of the topic."""
+
+        prefix: str = "edgerun"
+
+    options: ClassVar[type[msgspec.Struct]] = Options
     wants_picture = False
 
-    def __init__(self, options: MqttSinkOptions, context: SinkContext) -> None:
+    def __init__(self, options: Options, context: SinkContext) -> None:
         if context.broker is None:
             raise ConfigError("the mqtt sink needs a broker", expected="[mqtt] with an url", remedy="add it")
         self._broker, self._device = context.broker, context.device

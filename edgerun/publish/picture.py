@@ -37,10 +37,10 @@ _JPEG_QUALITY = 90
 class PictureSink:
     """Every result's picture with its boxes, in an MP4 per stream, and the newest one as a JPEG, replaced atomically.
 
-    Drawing and encoding happen in the publish thread (about 1 ms a picture at 640×480 and 6 ms at 1920×1080 on a
-    desktop core), into copies: the leased picture is left as it is. With several streams the stream's name is inserted
-    before the suffix: `out.mp4` → `out-dock.mp4`. A full disk ends the film, playable, or costs a snapshot, and is
-    logged.
+    Drawing and encoding happen in the publish thread (a film takes about 3 ms a picture at 640×480 and 14 ms at
+    1920×1080 on a desktop core), into copies: the leased picture is left as it is. With several streams the stream's
+    name is inserted before the suffix: `out.mp4` → `out-dock.mp4`. A full disk ends the film, playable, or costs a
+    snapshot, and is logged.
     """
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +52,8 @@ class PictureSink:
         """The film's frame rate; without it, that of the first results."""
         codec: Literal["mp4v", "vp09", "avc1"] = "mp4v"
         """mp4v (MPEG-4 part 2) plays in VLC, mpv and ffplay and is in every OpenCV wheel; vp09 also plays in browsers
-        and takes about 6 times as long; avc1 (H.264) needs a hardware encoder that FFmpeg can use."""
+        and takes some 40 times as long: only for sources without a deadline; avc1 (H.264) needs a hardware encoder that
+        FFmpeg can use."""
         snapshot_interval_s: float = 1.0
         streams: tuple[str, ...] = ()
         """The run's streams: with more than one, all file names carry the stream's name."""

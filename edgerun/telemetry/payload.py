@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -21,8 +21,6 @@ from edgerun.types import EngineInfo
 
 VERSION = 1
 """The `v` of every message; a breaking change makes it 2."""
-
-State = Literal["running", "stalled", "paused", "degraded", "ended"]
 
 
 class InstalledModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -160,13 +158,13 @@ def info(
 
 
 def state(
-    state: State,
+    state: str,
     *,
     reason: str | None = None,
     accelerator: str | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The retained message on `…/state/<stream>`.
+    """The retained message on `…/state/<stream>`: `state` is running, stalled, paused, degraded or ended.
 
     `counts` says how many of each label the newest result holds; None where nothing is counted (a classification).
     """

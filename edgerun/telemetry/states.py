@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 import msgspec
 
+from edgerun.telemetry.payload import State
 from edgerun.types import Publication
 
 
 class StreamState(msgspec.Struct, frozen=True):
     """What a subscriber who joins now should know of a stream. `counts` is objects per label in the last result."""
 
-    state: str = "running"
+    state: State = "running"
     reason: str = ""
     accelerator: str = "cpu"
     counts: Mapping[str, int] = {}
@@ -40,7 +41,7 @@ class StateKeeper:
         counts = dict(Counter(detection.label for detection in found)) if found is not None else {}
         self._update(result.stamp.stream, counts=counts, accelerator=result.model.accelerator)
 
-    def set_state(self, stream: str, state: str, reason: str) -> None:
+    def set_state(self, stream: str, state: State, reason: str) -> None:
         """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go."""
         self._update(stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": {}}))
 

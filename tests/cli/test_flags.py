@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -68,8 +69,8 @@ def test_every_flag_reaches_its_key(model: str, tmp_path: Path) -> None:
     labels.touch()
     config = config_of(
         "--model", model, "--source", "clip.mp4", "--engine", "onnx", "--accelerators", "edgetpu, cpu",
-        "--threads", "3", "--top-k", "2", "--labels", str(labels), "--decoder", "yolo", "--threshold", "0.25", "--max-age-ms", "250ms",
-        "--max-fps", "7.5", "--loop", "--as-fast",
+        "--threads", "3", "--top-k", "2", "--labels", str(labels), "--decoder", "yolo",
+        "--threshold", "0.25", "--max-age-ms", "250ms", "--max-fps", "7.5", "--loop", "--as-fast",
     )  # fmt: skip
     raw = dump(config)
     assert raw["models"]["main"] == {
@@ -137,6 +138,30 @@ def test_exit_codes(error: EdgerunError, code: int) -> None:
 def test_the_worst_of_several_errors_decides() -> None:
     errors: list[EdgerunError] = [MissingError("x"), ModelError("x"), ConfigError("x")]
     assert [check.worst_code(errors[:n]) for n in range(4)] == [0, 4, 1, 2]
+
+
+def check_said(capsys: pytest.CaptureFixture[str], model: str, *words: str) -> tuple[str, str]:
+    config = config_of("--model", model, "--source", "rtsp://me:hunter2@cam/1", "--broker", "mqtt://u:hunter3@h")
+    args = make_parser("check").parse_args(["check", "--config", "edge.toml", *words])
+    assert check.report(args, config, []) == 0
+    out, err = capsys.readouterr()
+    assert "hunter" not in out + err
+    return out, err
+
+
+def test_check_says_what_was_understood(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    out, err = check_said(capsys, model)
+    assert out.splitlines()[1].startswith("ok  mqtt mqtt://h as u, topics edgerun/")
+    assert f"ok  model main: {model}, cpu, " in out
+    assert "stream rtsp://me:***@cam/1 → main, at most 1000 ms old" in out
+    assert err.startswith("warning: --broker: the password stands in the config in plain text")
+
+
+def test_check_says_it_to_a_program(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    answer = json.loads(check_said(capsys, model, "--json")[0])
+    assert answer["ok"] is True
+    assert answer["config"]["streams"]["main"]["source"]["url"] == "rtsp://me:***@cam/1"
+    assert len(answer["warnings"]) == 1
 
 
 LOG = """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from edgerun.clock import FakeClock
-from edgerun.device.load import LoadSensor
+from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -59,3 +62,16 @@ def test_it_agrees_with_psutil_on_this_machine() -> None:
     process = psutil.Process()
     assert values["rss_mib"] == pytest.approx(process.memory_info().rss / 2**20, rel=0.2)
     assert 0 < values["cpu_s"] <= sum(process.cpu_times()[:2]) + 2 / TICK
+
+
+def test_a_process_knows_when_it_started() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc")
+    code = "from edgerun.device.load import process_started_ns; print(process_started_ns())"
+    before_ns = time.monotonic_ns()
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert before_ns - 2 * 10**9 // TICK <= int(told) <= time.monotonic_ns()
+
+
+def test_without_proc_the_start_is_not_known(tmp_path: Path) -> None:
+    assert process_started_ns(tmp_path) is None

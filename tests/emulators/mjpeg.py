@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -162,11 +163,9 @@ def main() -> None:
 
 
 def _serve(sock: socket.socket, args: argparse.Namespace) -> None:
-    with sock:
-        try:
-            Camera(sock, args).serve()
-        except OSError:
-            pass  # the client has gone, or does not trust us
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with sock, contextlib.suppress(OSError):  # the client has gone, or does not trust us
+        Camera(sock, args).serve()
 
 
 if __name__ == "__main__":

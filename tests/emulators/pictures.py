@@ -1,4 +1,4 @@
-"""The pictures that the emulated cameras send: JPEGs of the synthetic pattern, stamped when they are made, or a video."""
+"""The pictures that the emulated cameras send: JPEGs of the synthetic pattern or of a video, stamped when made."""
 
 from __future__ import annotations
 

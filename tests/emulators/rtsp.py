@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import select
@@ -169,11 +170,9 @@ def main() -> None:
 
 
 def _serve(sock: socket.socket, args: argparse.Namespace) -> None:
-    with sock:
-        try:
-            Session(sock, args).serve()
-        except OSError:
-            pass  # the client has gone
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with sock, contextlib.suppress(OSError):  # the client has gone, or does not trust us
+        Session(sock, args).serve()
 
 
 if __name__ == "__main__":

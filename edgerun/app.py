@@ -1,0 +1,362 @@
+"""Config → objects → a running pipeline: the only file that joins the rooms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from edgerun.broker.connection import Connection
+from edgerun.broker.message import Message
+from edgerun.broker.options import BrokerOptions
+from edgerun.clock import Clock
+from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, StreamConfig
+from edgerun.decode.select import Select
+from edgerun.device.load import LoadSensor, process_started_ns
+from edgerun.errors import EdgerunError, ModelError
+from edgerun.infer import open_engine
+from edgerun.models import Bundle, complete, load, read_labels
+from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.lane import Lane, LanePlan
+from edgerun.pipeline.notice import NoticeBoard, StreamNotice
+from edgerun.pipeline.pipeline import Pipeline
+from edgerun.pipeline.publish import Publisher
+from edgerun.pipeline.worker import Delivery, Worker
+from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext, Sink, SinkContext, Source, SourceContext
+from edgerun.preprocess import PicturePreprocess
+from edgerun.registry import resolve
+from edgerun.slot import Outbox
+from edgerun.telemetry import payload
+from edgerun.telemetry.ledger import Ledger
+from edgerun.telemetry.reporter import EngineReport, ReportedDevice, Reporter
+from edgerun.telemetry.states import StateKeeper
+from edgerun.types import ModelInfo
+
+_log = logging.getLogger(__name__)
+
+_OUTBOX_SIZE = 64
+_NEVER_NS = 1 << 62
+_LOSSLESS_PATIENCE_S = 3600.0  # a reader of results that must not be dropped may take its time
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """A model that is open: what it says of itself, its engine and what makes its input."""
+
+    bundle: Bundle
+    engine: Engine
+    preprocess: PicturePreprocess
+
+
+def open_model(name: str, config: ModelConfig) -> LoadedModel:
+    """Load, verify and open one model. Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`."""
+    bundle = load(config.path)
+    kind = config.engine or bundle.format
+    engine_class = resolve("engine", kind)
+    chosen = {"runtime": config.runtime} if kind == "tflite" else {}
+    context = EngineContext(bundle.model, name, threads=config.threads)
+    engine = open_engine(engine_class, engine_class.options(**chosen), context, config.accelerators)
+    try:
+        labels = read_labels(config.labels) if config.labels is not None else None
+        bundle = complete(
+            bundle,
+            engine.inputs,
+            engine.outputs,
+            decoder=config.decoder,
+            labels=labels,
+            threshold=config.threshold,
+            top_k=config.top_k,
+        )
+        picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
+        picture.pop("name", None)
+        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture))
+    except EdgerunError:
+        engine.close()
+        raise
+
+
+def open_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
+    """The decoder of `model` as `stream` wants it. Raises `ConfigError` or `ModelError`."""
+    bundle = model.bundle
+    assert bundle.decoder is not None, "derive.complete leaves no model without a decoder"
+    decoder_class = resolve("decoder", bundle.decoder)
+    try:
+        options = msgspec.convert(dict(bundle.decoder_options), decoder_class.options)
+    except msgspec.ValidationError as error:
+        raise ModelError(
+            f"the decoder section does not fit {bundle.decoder}", where=f"{bundle.name}: manifest.json", got=error
+        ) from error
+    threshold = stream.threshold if stream.threshold is not None else bundle.threshold
+    context = DecoderContext(
+        inputs=model.engine.inputs,
+        outputs=model.engine.outputs,
+        labels=bundle.labels or (),
+        threshold=threshold if threshold is not None else 0.5,
+        top_k=bundle.top_k,
+        input_size=model.preprocess.size,
+    )
+    decoder: Decoder = decoder_class(options, context)
+    return Select(decoder, stream.labels) if stream.labels else decoder
+
+
+def check_models(config: Config) -> list[EdgerunError]:
+    """Everything wrong with the models of `config` and with the streams' use of them; nothing is started."""
+    errors: list[EdgerunError] = []
+    for name, model_config in config.models.items():
+        try:
+            model = open_model(name, model_config)
+        except EdgerunError as error:
+            errors.append(error)
+            continue
+        for stream_name, stream in config.streams.items():
+            if stream.model == name:
+                try:
+                    open_decoder(model, stream)
+                except EdgerunError as error:
+                    errors.append(_at_stream(stream_name, error))
+        model.engine.close()
+    return errors
+
+
+class App:
+    """A running edgerun: opens everything at construction, owns it until `close`.
+
+    Driven by one thread (`daemon`'s). Construction raises what cannot start, with everything opened so far closed.
+    """
+
+    def __init__(self, config: Config, options: RunOptions, clock: Clock, notices: NoticeBoard, run_id: str) -> None:
+        self.clock = clock
+        self._config = config
+        self._options = options
+        self._notices = notices
+        self._run_id = run_id
+        self._ledger = Ledger(clock)
+        self._load = LoadSensor(clock)
+        self._first_result_ns: int | None = None
+        self._models: dict[str, LoadedModel] = {}
+        self._sinks: list[Sink] = []
+        self._broker: Connection | None = None
+        try:
+            self._models = {name: open_model(name, model) for name, model in self._used_models()}
+            streams = config.streams.items()
+            self._states = StateKeeper({n: self._models[s.model].engine.info.accelerator for n, s in streams})
+            if config.mqtt is not None:
+                self._broker = Connection(self._broker_options(config.mqtt), clock, birth=self._birth)
+            self._sinks = self._open_sinks()
+            self.pipeline = self._build_pipeline()
+            self._reporter = self._build_reporter()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Connect and start every thread."""
+        if self._broker is not None:
+            self._broker.start()
+        self.pipeline.start()
+
+    def stop(self, limit_s: float) -> None:
+        """End the pipeline in data order, flush the sinks and say goodbye to the broker, all within `limit_s`.
+
+        Raises `StageError` naming a thread that would not end.
+        """
+        deadline_ns = self.clock.mono_ns() + round(limit_s * 1e9)
+        try:
+            stuck = self.pipeline.stop(limit_s * 0.7)
+            if stuck:
+                _log.error("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
+        finally:
+            if self._broker is not None:
+                self._reporter.send_states(self._broker)
+            for sink in self._sinks:
+                sink.flush(self._left_s(deadline_ns) * 0.6)
+            if self._broker is not None:
+                self._broker.stop(self._left_s(deadline_ns))
+
+    def close(self) -> None:
+        """Give back everything that is open. Idempotent."""
+        for sink in self._sinks:
+            sink.close()
+        if self._broker is not None:
+            self._broker.stop(0.0)
+        for model in self._models.values():
+            model.engine.close()
+        self._models, self._sinks, self._broker = {}, [], None
+
+    def tell(self, notice: StreamNotice) -> None:
+        """Log and publish that a stream's state changed."""
+        level = logging.WARNING if notice.state in {"stalled", "degraded"} else logging.INFO
+        _log.log(level, "stream %s %s%s", notice.stream, notice.state, f": {notice.reason}" if notice.reason else "")
+        self._states.set_state(notice.stream, notice.state, notice.reason)
+        if self._broker is not None:
+            self._reporter.send_states(self._broker)
+            self._reporter.send_event(self._broker, notice.state, notice.reason or notice.state, notice.stream)
+
+    def next_tick_ns(self) -> int:
+        """When `tick` has something to do next (monotonic ns)."""
+        return self._reporter.next_due_ns() if self._broker is not None else _NEVER_NS
+
+    def tick(self) -> None:
+        """Publish what is due."""
+        if self._broker is not None:
+            self._reporter.tick(self._broker)
+
+    def summary(self) -> dict[str, Any]:
+        """The account of the whole run, in the shape of contracts.md."""
+        seconds, streams = self._ledger.run()
+        load = self._read_load()
+        return payload.summary(
+            seconds=seconds,
+            streams=streams,
+            engines={n: payload.engine_summary(m.bundle.name, m.engine.info) for n, m in self._models.items()},
+            rss_mib=load.get("rss_mib"),
+            cpu_s=load.get("cpu_s"),
+            start_to_first_result_s=self._start_to_first_result_s(),
+        )
+
+    def _used_models(self) -> Iterator[tuple[str, ModelConfig]]:
+        used = {stream.model for stream in self._config.streams.values()}
+        for name, model in self._config.models.items():
+            if name in used:
+                yield name, model
+            else:
+                _log.warning("model %s is used by no stream and is not loaded", name)
+
+    def _broker_options(self, mqtt: MqttConfig) -> BrokerOptions:
+        return BrokerOptions(
+            url=mqtt.url,
+            client_id=self._config.device.id,
+            username=mqtt.username,
+            password=mqtt.password,
+            prefix=mqtt.prefix,
+            ca_file=mqtt.ca_file,
+            cert_file=mqtt.cert_file,
+            key_file=mqtt.key_file,
+            insecure=mqtt.insecure,
+            keepalive_s=mqtt.keepalive_s,
+            inflight_max=mqtt.inflight_max,
+        )
+
+    def _open_sinks(self) -> list[Sink]:
+        context = SinkContext(self._config.device.id, self.clock, self._broker)
+        options = self._options
+        wanted: list[tuple[str, dict[str, Any]]] = []
+        if options.console:
+            wanted.append(("console", {"to": "stderr" if options.jsonl == "-" else "stdout"}))
+        if options.jsonl is not None:
+            lossless = options.as_fast or any(stream.as_fast for stream in self._config.streams.values())
+            patience = {"patience_s": _LOSSLESS_PATIENCE_S} if lossless else {}
+            wanted.append(("jsonl", {"path": options.jsonl, **patience}))
+        pictures = {"save": options.save, "snapshot": options.snapshot}
+        if any(pictures.values()):
+            paths = {key: str(path) for key, path in pictures.items() if path is not None}
+            wanted.append(("picture", {**paths, "streams": tuple(self._config.streams)}))
+        if self._config.mqtt is not None:
+            wanted.append(("mqtt", {"prefix": self._config.mqtt.prefix}))
+        sinks: list[Sink] = [self._states]
+        for kind, values in wanted:
+            sink_class = resolve("sink", kind)
+            sinks.append(sink_class(sink_class.options(**values), context))
+        return sinks
+
+    def _build_pipeline(self) -> Pipeline:
+        outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
+        captures: dict[str, Capture] = {}
+        workers = []
+        for name, model in self._models.items():
+            ready = threading.Condition()
+            lanes = {}
+            for stream_name, stream in self._config.streams.items():
+                if stream.model == name:
+                    lanes[stream_name] = Lane(_plan(stream_name, stream, model), ready)
+            for stream_name, lane in lanes.items():
+                opener = self._source_opener(stream_name, self._config.streams[stream_name])
+                captures[stream_name] = Capture(
+                    stream_name, opener, [lane], self.clock, self._notices, frames=self._options.frames
+                )
+                self._ledger.add(stream_name, lane.meter)
+            workers.append(
+                Worker(
+                    name,
+                    model.engine,
+                    model.preprocess,
+                    ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator),
+                    list(lanes.values()),
+                    ready,
+                    outbox,
+                    self.clock,
+                    keep_pictures=any(sink.wants_picture for sink in self._sinks),
+                )
+            )
+        publisher = Publisher(outbox, self._sinks, self.clock, self._run_id, on_published=self._note_first)
+        in_order = [captures[name] for name in self._config.streams]
+        return Pipeline(in_order, workers, publisher, outbox, self.clock, self._notices)
+
+    def _source_opener(self, name: str, stream: StreamConfig) -> Callable[[threading.Event], Source]:
+        source_class = resolve("source", stream.source.kind)
+
+        def open_source(stop: threading.Event) -> Source:
+            context = SourceContext(
+                name,
+                self.clock,
+                stop,
+                as_fast=stream.as_fast or self._options.as_fast,
+                loop=stream.loop or self._options.loop,
+            )
+            source: Source = source_class(stream.source.options, context)
+            return source
+
+        return open_source
+
+    def _build_reporter(self) -> Reporter:
+        engines = {}
+        for worker in self.pipeline.workers:
+            bundle = self._models[worker.name].bundle
+            installed = payload.InstalledModel(bundle.name, bundle.version, bundle.sha256)
+            engines[worker.name] = EngineReport(installed, worker.engine.info, worker.read_busy_ns)
+        mqtt = self._config.mqtt
+        device = ReportedDevice(
+            id=self._config.device.id,
+            run=self._run_id,
+            prefix=mqtt.prefix if mqtt else "",
+            streams={name: stream.model for name, stream in self._config.streams.items()},
+            engines=engines,
+        )
+        interval_s = mqtt.telemetry_interval if mqtt else 0.0
+        return Reporter(device, self._states, self._ledger, self._read_load, self.clock, interval_s)
+
+    def _birth(self) -> Sequence[Message]:
+        return [Message(topic, body, qos=1, retain=True) for topic, body in self._reporter.birth()]
+
+    def _read_load(self) -> dict[str, float]:
+        return {reading.name: reading.value for reading in self._load.read()}
+
+    def _note_first(self, published: int, now_ns: int) -> None:
+        if published == 1:
+            self._first_result_ns = now_ns
+
+    def _start_to_first_result_s(self) -> float | None:
+        started_ns = process_started_ns()
+        if self._first_result_ns is None or started_ns is None:
+            return None
+        return (self._first_result_ns - started_ns) / 1e9
+
+    def _left_s(self, deadline_ns: int) -> float:
+        return max(0.0, (deadline_ns - self.clock.mono_ns()) / 1e9)
+
+
+def _plan(name: str, stream: StreamConfig, model: LoadedModel) -> LanePlan:
+    try:
+        decoder = open_decoder(model, stream)
+    except EdgerunError as error:
+        raise _at_stream(name, error) from None
+    return LanePlan(stream=name, decoder=decoder, max_age_ms=stream.max_age_ms, max_fps=stream.max_fps)
+
+
+def _at_stream(name: str, error: EdgerunError) -> EdgerunError:
+    """The same error, naming the stream it is about where it does not name anything better."""
+    if error.where is None:
+        error.where = f"streams.{name}"
+    return error

@@ -1,0 +1,252 @@
+"""Bundles: a model with everything that is needed to run it, verified before any of it is parsed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgerun.errors import ModelError
+from edgerun.models.archive import MAX_FILE_BYTES, Archive, Folder, Zip, check_name
+from edgerun.models.labels import parse_labels
+from edgerun.models.manifest import Format, Manifest, PictureInput, parse_manifest
+from edgerun.types import Tensor
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+_MANIFEST_BYTES = 4 << 20
+_FORMATS: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx"}
+
+GoldenCase = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+"""Inputs and the outputs expected of them, in the order of the model's specs."""
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """One model file: for which accelerators it is made, its verified bytes and their SHA-256."""
+
+    file: str
+    format: Format
+    accelerators: tuple[str, ...]
+    model: bytes
+    sha256: str
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A model and what is known of it. None means not known: of a bare file until `derive.complete` has looked.
+
+    `bare` says that there was no manifest. `decoder_options` are those of the decoder's plug-in, unchecked.
+    """
+
+    name: str
+    version: str
+    artifacts: tuple[Artifact, ...]
+    task: str | None = None
+    picture: PictureInput = PictureInput()
+    decoder: str | None = None
+    decoder_options: Mapping[str, Any] = {}
+    labels: tuple[str, ...] | None = None
+    threshold: float | None = None
+    top_k: int = 5
+    golden: bytes | None = None
+    bare: bool = False
+
+    @property
+    def main(self) -> Artifact:
+        """The artifact for the CPU, or the first where there is none."""
+        return next((one for one in self.artifacts if "cpu" in one.accelerators), self.artifacts[0])
+
+    @property
+    def format(self) -> Format:
+        return self.main.format
+
+    @property
+    def model(self) -> bytes:
+        return self.main.model
+
+    @property
+    def sha256(self) -> str:
+        """Of the main artifact, hexadecimal."""
+        return self.main.sha256
+
+    def artifact_for(self, accelerator: str) -> Artifact:
+        """The first artifact made for `accelerator`. Raises `ModelError` when there is none."""
+        for artifact in self.artifacts:
+            if accelerator in artifact.accelerators:
+                return artifact
+        have = sorted({name for artifact in self.artifacts for name in artifact.accelerators})
+        raise ModelError(
+            f"the bundle has no model for {accelerator}",
+            where=self.name,
+            expected=f"one of {', '.join(have)}",
+            got=accelerator,
+            remedy="name another accelerator, or make the bundle for this one",
+        )
+
+
+def find_bundled(name: str) -> Path | None:
+    """Where the model called `name` that ships with edgerun is kept, or None when none is called so."""
+    if not name or name in (".", "..") or Path(name).name != name:
+        return None
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "_bundled", package.parent / "models"):
+        if (folder / name / MANIFEST).is_file():
+            return folder / name
+    return None
+
+
+def load(path: Path) -> Bundle:
+    """The bundle at `path`: a folder or .zip with a manifest, or a bare .tflite or .onnx file.
+
+    Each listed file is read once, held against its SHA-256, and only then parsed. Raises `ModelError`.
+    """
+    if path.is_dir():
+        return _load_bundle(Folder(path), path)
+    kind = _FORMATS.get(path.suffix.lower())
+    try:
+        if kind is None and path.is_file() and zipfile.is_zipfile(path):
+            return _load_bundle(Zip(path), path)
+        if kind is None and path.exists():
+            raise ModelError(
+                "not a model",
+                where=path,
+                expected="a bundle (folder or .zip), a .tflite or a .onnx file",
+                got=f"a file of kind {path.suffix or '(none)'}",
+            )
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        text = error.strerror or str(error)
+        raise ModelError(
+            "the model cannot be read",
+            where=path,
+            expected="a bundle (folder or .zip), a .tflite or a .onnx file",
+            got=text,
+            remedy="check the path, or name a model that ships with edgerun",
+        ) from error
+    if not content or len(content) > MAX_FILE_BYTES:
+        raise ModelError(
+            "not a model",
+            where=path,
+            expected=f"1 to {MAX_FILE_BYTES} bytes",
+            got="an empty file" if not content else "more",
+        )
+    assert kind is not None  # the only way here
+    digest = hashlib.sha256(content).hexdigest()
+    artifact = Artifact(path.name, kind, ("cpu",), content, digest)
+    return Bundle(path.stem, digest[:12], (artifact,), bare=True)
+
+
+def golden_cases(bundle: Bundle) -> list[GoldenCase]:
+    """The bundle's golden inputs with the outputs expected of them; empty when it has none.
+
+    `golden.npz` holds `input_0`, `input_1` … and `output_0`, `output_1` …, numbered as the model's tensors; each has
+    one case per index of its first axis. Raises `ModelError`.
+    """
+    if bundle.golden is None:
+        return []
+    where = f"{bundle.name}: {GOLDEN}"
+    try:
+        with np.load(io.BytesIO(bundle.golden), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ModelError("the golden file cannot be read", where=where, got=error) from error
+    inputs, outputs = (
+        [arrays[f"{side}_{i}"] for i in range(len(arrays)) if f"{side}_{i}" in arrays] for side in ("input", "output")
+    )
+    counts = {array.shape[0] if array.ndim else 0 for array in (*inputs, *outputs)}
+    if not inputs or not outputs or len(counts) != 1 or len(inputs) + len(outputs) != len(arrays):
+        raise ModelError(
+            "the golden file does not hold cases",
+            where=where,
+            expected="input_0 … and output_0 …, all with as many cases along the first axis",
+            got=", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing",
+        )
+    return [
+        (tuple(array[case] for array in inputs), tuple(array[case] for array in outputs))
+        for case in range(counts.pop())
+    ]
+
+
+def _load_bundle(archive: Archive, path: Path) -> Bundle:
+    try:
+        if not archive.has(MANIFEST):
+            raise ModelError(
+                "no manifest, so not a bundle",
+                where=path,
+                expected=f"{MANIFEST} at the top of the folder or zip",
+                remedy="name the bundle itself, not the folder around it, or a bare .tflite or .onnx file",
+            )
+        manifest = parse_manifest(archive.read(MANIFEST, _MANIFEST_BYTES), f"{path}/{MANIFEST}")
+        contents = _verified(archive, manifest, path)
+    finally:
+        archive.close()
+    return _assemble(manifest, contents, path)
+
+
+def _verified(archive: Archive, manifest: Manifest, path: Path) -> dict[str, bytes]:
+    """Every file the manifest lists, held against its hash and size."""
+    for name in manifest.files:
+        check_name(name, path)
+    contents = {}
+    left = MAX_FILE_BYTES
+    for name, entry in manifest.files.items():
+        content = contents[name] = archive.read(name, left)
+        left -= len(content)
+        got = hashlib.sha256(content).hexdigest()
+        if got != entry.sha256.lower() or entry.bytes not in (None, len(content)):
+            raise ModelError(
+                "a file of the bundle is not the one its manifest lists",
+                where=f"{path}/{name}",
+                expected=f"sha256 {entry.sha256}" + ("" if entry.bytes is None else f", {entry.bytes} bytes"),
+                got=f"sha256 {got}, {len(content)} bytes",
+                remedy="fetch the bundle again; it was damaged or changed after it was made",
+            )
+    return contents
+
+
+def _assemble(manifest: Manifest, contents: dict[str, bytes], path: Path) -> Bundle:
+    artifacts = []
+    for entry in manifest.artifacts:
+        content = _listed(contents, entry.file, "artifacts", path)
+        kind = _FORMATS.get(PurePosixPath(entry.file).suffix.lower())
+        if kind is None:
+            raise ModelError(
+                "a model file of an unknown kind", where=f"{path}/{entry.file}", expected=".tflite or .onnx"
+            )
+        digest = manifest.files[entry.file].sha256.lower()
+        artifacts.append(Artifact(entry.file, kind, entry.accelerators, content, digest))
+    labels = None
+    if manifest.labels is not None:
+        labels = parse_labels(_listed(contents, manifest.labels, "labels", path), f"{path}/{manifest.labels}")
+    if len(manifest.inputs) > 1:
+        raise ModelError("several inputs", where=f"{path}/{MANIFEST}", expected="one picture", got=len(manifest.inputs))
+    decoder = dict(manifest.decoder) if manifest.decoder is not None else {}
+    return Bundle(
+        name=manifest.name,
+        version=manifest.version,
+        artifacts=tuple(artifacts),
+        task=manifest.task,
+        picture=manifest.inputs[0] if manifest.inputs else PictureInput(),
+        decoder=decoder.pop("kind", None),
+        decoder_options=decoder,
+        labels=labels,
+        threshold=manifest.threshold,
+        golden=contents.get(GOLDEN),
+    )
+
+
+def _listed(contents: dict[str, bytes], name: str, key: str, path: Path) -> bytes:
+    if name not in contents:
+        raise ModelError(
+            f"{key} names a file that the manifest does not list",
+            where=f"{path}/{MANIFEST}",
+            expected="a name under files, with its sha256",
+            got=repr(name),
+        )
+    return contents[name]

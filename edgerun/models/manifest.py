@@ -1,0 +1,88 @@
+"""`manifest.json`: what a bundle says of itself, as bytes checked into structs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edgerun.errors import ModelError
+
+VERSION = 1
+
+Format = Literal["tflite", "onnx"]
+_Side = Annotated[int, Meta(ge=1, le=16384)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Text = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class PictureInput(msgspec.Struct, frozen=True):
+    """How a picture goes into the model; None where that is not known (yet).
+
+    `size` is (width, height) in pixels; `mean` and `std` act on 0–255 pixels, one number per channel in the order of
+    `color`, or one for all.
+    """
+
+    name: str | None = None
+    size: tuple[_Side, _Side] | None = None
+    layout: Literal["NHWC", "NCHW"] | None = None
+    color: Literal["RGB", "BGR", "GRAY"] | None = None
+    fit: Literal["stretch", "letterbox", "crop"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One file of the bundle: its SHA-256 in hexadecimal, and its size where stated."""
+
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+    bytes: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ArtifactEntry(msgspec.Struct, frozen=True, rename={"accelerators": "for"}):
+    """A model file and the accelerators it is made for."""
+
+    file: _Text
+    accelerators: Annotated[tuple[_Text, ...], Meta(min_length=1)] = ("cpu",)
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The keys of version 1 that running a model needs; others (measured, source …) are for people and tools."""
+
+    v: int
+    name: _Text
+    version: _Text
+    files: dict[str, FileEntry]
+    artifacts: Annotated[tuple[ArtifactEntry, ...], Meta(min_length=1)]
+    task: str | None = None
+    inputs: tuple[PictureInput, ...] = ()
+    decoder: dict[str, Any] | None = None
+    labels: str | None = None
+    threshold: _Share | None = None
+
+
+class _Version(msgspec.Struct, frozen=True):
+    v: int
+
+
+def parse_manifest(content: bytes, where: object) -> Manifest:
+    """The manifest in `content` (UTF-8 JSON). Raises `ModelError`."""
+    try:
+        version = msgspec.json.decode(content, type=_Version).v
+        if version != VERSION:
+            raise ModelError(
+                "the manifest is of a version this edgerun does not know",
+                where=where,
+                expected=f'"v": {VERSION}',
+                got=version,
+                remedy="update edgerun, or make the bundle with a version that fits",
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(
+            "the manifest is not valid", where=where, expected="the JSON of a bundle's manifest", got=error
+        ) from error
+    if manifest.decoder is not None and not isinstance(manifest.decoder.get("kind"), str):
+        raise ModelError("the decoder has no kind", where=where, expected='"decoder": {"kind": "…"}')
+    return manifest

@@ -1,0 +1,37 @@
+"""Connections for tests: quick to come back, always stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from edgerun.broker.connection import Connection
+from edgerun.broker.options import BrokerOptions
+from edgerun.clock import SystemClock
+
+DEVICE = "dock-7"
+STATUS = f"edgerun/{DEVICE}/status"
+TOPIC = f"edgerun/{DEVICE}/detections/main"
+
+
+def options(url: str, **other: Any) -> BrokerOptions:
+    quick = {"reconnect_max_s": 0.2, "will_delay_s": 1, "connect_timeout_s": 2.0}
+    return BrokerOptions(url=url, client_id=DEVICE, **{**quick, **other})
+
+
+@contextlib.contextmanager
+def connection(url: str, *, birth: Any = tuple, start: bool = True, **other: Any) -> Iterator[Connection]:
+    made = Connection(options(url, **other), SystemClock(), birth=birth)
+    if start:
+        made.start()
+    try:
+        yield made
+    finally:
+        made.stop(5)
+
+
+def balanced(connection: Connection) -> bool:
+    """Every message given to `publish` is in exactly one place."""
+    s = connection.stats()
+    return s.queued == s.sent0 + s.acked + sum(s.dropped.values()) + s.waiting + s.in_flight
