@@ -39,7 +39,6 @@ _log = logging.getLogger(__name__)
 
 _OUTBOX_SIZE = 64
 _NEVER_NS = 1 << 62
-_LOSSLESS_PATIENCE_S = 3600.0  # a reader of results that must not be dropped may take its time
 
 
 class LoadedModel(msgspec.Struct, frozen=True):
@@ -192,7 +191,8 @@ class App:
         self._states.set_state(notice.stream, notice.state, notice.reason)
         if self._broker is not None:
             self._reporter.send_states(self._broker)
-            self._reporter.send_event(self._broker, notice.state, notice.reason or notice.state, notice.stream)
+            if notice.reason:  # coming up at the start is no event
+                self._reporter.send_event(self._broker, notice.state, notice.reason, notice.stream)
 
     def next_tick_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""
@@ -246,9 +246,7 @@ class App:
         if options.console:
             wanted.append(("console", {"to": "stderr" if options.jsonl == "-" else "stdout"}))
         if options.jsonl is not None:
-            lossless = options.as_fast or any(stream.as_fast for stream in self._config.streams.values())
-            patience = {"patience_s": _LOSSLESS_PATIENCE_S} if lossless else {}
-            wanted.append(("jsonl", {"path": options.jsonl, **patience}))
+            wanted.append(("jsonl", {"path": options.jsonl}))
         pictures = {"save": options.save, "snapshot": options.snapshot}
         if any(pictures.values()):
             paths = {key: str(path) for key, path in pictures.items() if path is not None}

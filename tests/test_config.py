@@ -135,6 +135,18 @@ def test_flags_take_the_place_of_keys() -> None:
     assert len(caught.value.errors) == 1
 
 
+def test_paths_too_long_for_the_file_system_are_not_there(tmp_path: Path) -> None:
+    raw = {
+        "mqtt": {"url": "mqtts://h", "ca_file": "é" * 300},
+        "models": {"m": {"path": "é" * 300, "labels": "./" * 3000}},
+        "streams": {"s": {"source": "é" * 300, "model": "m"}},
+    }
+    with pytest.raises(ConfigErrors) as caught:
+        build(raw, options_of, folder=tmp_path, find_model=find_model)
+    places = {error.where for error in caught.value.errors}
+    assert places == {"mqtt.ca_file", "models.m.path", "models.m.labels", "streams.s.source"}
+
+
 def test_every_planned_key_is_refused() -> None:
     for pattern in PLANNED:
         room, *rest = pattern.replace("*", "detector" if pattern.startswith("models") else "dock").split(".")
@@ -246,7 +258,9 @@ def test_a_folder_is_images_whatever_its_name(tmp_path: Path) -> None:
     assert parse_source("birds.mp4", tmp_path) == ("images", {"path": str(tmp_path / "birds.mp4")})
 
 
-@pytest.mark.parametrize("text", ["", "cam", "ftp://x/y.mp4", "synthetic:", "synthetic:1x", "1234", "-1", "notes.txt"])
+@pytest.mark.parametrize(
+    "text", ["", "cam", "ftp://x/y.mp4", "synthetic:", "synthetic:1x", "1234", "-1", "notes.txt", "é" * 300]
+)
 def test_what_is_not_a_source(text: str) -> None:
     with pytest.raises(ConfigError, match="synthetic"):
         parse_source(text)
@@ -300,6 +314,7 @@ class Outer(msgspec.Struct):
         ({"either": "never"}, "", "either is never"),
         ({"sizes": {"a b": 0}}, 'sizes."a b"', "out of range"),
         ({"max_bytes": "0.3B"}, "max_bytes", "wrong type"),
+        ({"max_bytes": 1 << 64}, "max_bytes", "out of range"),
         ([], "", "wrong type"),
     ],
 )

@@ -290,7 +290,7 @@ class Connection:
                 return endings.stopped(self._address)
             if session.overdue(now_ns):
                 got = f"no PUBACK for {self._options.ack_timeout_s:g} s"
-                return endings.lost(self._address, got, closed_by_peer=False)
+                return endings.lost(self._address, got, hung_up=False)
             self._inboxes.ask(link)
             timeout_s = 0.0
             if not session.hand_over(now_ns):

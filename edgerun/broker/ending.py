@@ -43,11 +43,11 @@ class Cause(Enum):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a link ended. `closed_by_peer` tells a broker that hung up from a time-out of our own."""
+    """How a link ended. `hung_up`: the broker closed it without a word, which a time-out of our own is not."""
 
     cause: Cause
     error: BrokerError
-    closed_by_peer: bool = False
+    hung_up: bool = False
 
 
 def cannot_connect(options: BrokerOptions, address: Address, error: Exception) -> Ending:
@@ -95,7 +95,7 @@ def closed_early(address: Address) -> Ending:
             got="the end of the connection",
             remedy="check that the port and TLS are right, and the broker's log",
         ),
-        closed_by_peer=True,
+        hung_up=True,
     )
 
 
@@ -118,9 +118,9 @@ def refused(options: BrokerOptions, address: Address, code: int, words: str) -> 
 def disconnected(options: BrokerOptions, address: Address, code: int, words: str) -> Ending:
     """From a DISCONNECT the broker sent on a working link (MQTT 5)."""
     if code == SESSION_TAKEN:
-        return taken_over(options, address, "the broker's DISCONNECT says so")
+        return taken_over(options, address, "the broker says so")
     error = BrokerError("the broker ended the connection", where=address, got=f"{words} (0x{code:02X})")
-    return Ending(Cause.LOST, error, closed_by_peer=True)
+    return Ending(Cause.LOST, error)
 
 
 def taken_over(options: BrokerOptions, address: Address, evidence: str) -> Ending:
@@ -134,14 +134,13 @@ def taken_over(options: BrokerOptions, address: Address, evidence: str) -> Endin
             got=evidence,
             remedy="give every device an id of its own ([device] id), and stop the other one",
         ),
-        closed_by_peer=True,
     )
 
 
-def lost(address: Address, got: str, *, closed_by_peer: bool) -> Ending:
+def lost(address: Address, got: str, *, hung_up: bool) -> Ending:
     """A working link that broke; `got` says what was seen of it."""
     error = BrokerError("the connection to the broker was lost", where=address, got=got)
-    return Ending(Cause.LOST, error, closed_by_peer)
+    return Ending(Cause.LOST, error, hung_up)
 
 
 def stopped(address: Address) -> Ending:

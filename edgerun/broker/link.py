@@ -169,7 +169,7 @@ class Link:
         else:
             hung_up = "eep alive" not in str(code)
             got = "the end of the connection" if hung_up else "no answer to a ping"
-            self.ending = endings.lost(self._address, got, closed_by_peer=hung_up)
+            self.ending = endings.lost(self._address, got, hung_up=hung_up)
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, _properties: Any) -> None:
         self.acks.append((mid, code.value, str(code) if code.is_failure else ""))

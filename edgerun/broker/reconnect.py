@@ -15,7 +15,7 @@ MQTT_3_1_1 = 4
 STABLE_S = 10.0
 """A link that lived this long was a good one: the back-off starts again from the bottom."""
 _SHORT_LIVES = 3
-"""So many links in a row that the broker accepts and soon closes look like a take-over; MQTT 3.1.1 cannot say it."""
+"""So many links in a row that the broker accepts and soon closes look like a take-over."""
 _MUTE_CLOSES = 2
 """So many silent closes of an MQTT 5 CONNECT, and 3.1.1 is tried: one alone may be a broker that restarts."""
 
@@ -64,14 +64,19 @@ class Reconnect:
         return Plan(delay_s, self.protocol, ending)
 
     def _suspect(self, ending: Ending, served_s: float) -> Ending:
-        """3.1.1 has no reason codes: links accepted and soon closed, again and again, are taken for a fight of two."""
-        if ending.cause is not Cause.LOST or not ending.closed_by_peer or served_s >= STABLE_S:
+        """Links accepted and soon closed without a word, again and again, are taken for a fight of two.
+
+        MQTT 3.1.1 cannot say that a session was taken over, and brokers of MQTT 5 do not always (mosquitto 2.0.11 closes).
+        """
+        if not ending.hung_up or served_s >= STABLE_S:
             self._short_lives = 0
             return ending
         self._short_lives += 1
-        if self.protocol == MQTT_5 or self._short_lives < _SHORT_LIVES:
+        if self._short_lives < _SHORT_LIVES:
             return ending
-        evidence = f"{self._short_lives} times in a row the broker closed within {STABLE_S:g} s of accepting"
+        evidence = (
+            f"a connection that was closed within {STABLE_S:g} s of being accepted, {self._short_lives} times in a row"
+        )
         return taken_over(self._options, self._address, evidence)
 
     def _other_version(self, ending: Ending) -> bool:

@@ -15,7 +15,8 @@ from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp")
-_REAL_WAIT_NS = 3_000_000  # longer than decoding is interrupted for, shorter than a 200 fps camera's interval
+# Longer than a decoding thread is usually kept from its core, shorter than the interval of a 200 fps camera.
+_REAL_WAIT_NS = 3_000_000
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
 
 
@@ -27,10 +28,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     url: str
-    open_timeout_s: _REAL_WAIT_NS = 3_000_000  # longer than decoding is interrupted for, shorter than a 200 fps camera's interval
-_Seconds = 5.0
-    read_timeout_s: _REAL_WAIT_NS = 3_000_000  # longer than decoding is interrupted for, shorter than a 200 fps camera's interval
-_Seconds = 5.0
+    open_timeout_s: _Seconds = 5.0
+    read_timeout_s: _Seconds = 5.0
     transport: Literal["tcp", "udp"] = "tcp"
     decode_threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
@@ -41,9 +40,9 @@ _Seconds = 5.0
 class StreamSource:
     """Live. FFmpeg decodes in `grab()`, since a codec needs every frame; `retrieve()` converts the colours.
 
-    What FFmpeg gathered while it was finding out the format is passed over at the first `grab()`, unless it takes more
-    than that time to play: then it is a recording. (`OPENCV_FFMPEG_CAPTURE_OPTIONS=fflags;nobuffer` would do it too, but
-    it is one for the whole process, costs files their first frames and throws away the key frame the rest builds on.)
+    What FFmpeg gathered while it was finding out the format is passed over at the first `grab()`, up to as much as can
+    have come in that time. (`OPENCV_FFMPEG_CAPTURE_OPTIONS=fflags;nobuffer` would do it too, but it is one for the whole
+    process, costs files their first frames, and throws away the key frame that the rest builds on.)
 
     `captured_ns` is when `grab()` returned, less the CPU time it spent: FFmpeg does not say when a packet arrived, and
     what is not waiting in there is decoding. FFmpeg's waits cannot be woken; `stop` ends one after `open_timeout_s` or
@@ -86,7 +85,7 @@ class StreamSource:
         return None if self._context.stop.is_set() else Grab(captured_ns)
 
     def _next(self) -> tuple[int, int]:
-        """Have FFmpeg read and decode the next frame; when it was captured, and how long there was nothing to do (ns)."""
+        """Have FFmpeg read and decode a frame; when it was captured, and how long there was nothing to do (ns)."""
         began_ns, cpu_ns = self._context.clock.mono_ns(), time.thread_time_ns()
         got = self._capture.grab()
         now_ns, busy_ns = self._context.clock.mono_ns(), time.thread_time_ns() - cpu_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -242,7 +243,7 @@ def _check_mqtt(mqtt: dict[str, Any], report: Report) -> None:
         path = mqtt.get(key)
         if isinstance(path, str) and path and "\0" not in path:
             made = report.hooks[Path](path, join("mqtt", key), report)
-            if not made.is_file():
+            if not os.path.isfile(made):
                 report.add(join("mqtt", key), "no such file", expected="a PEM file", got=str(made))
     url = mqtt.get("url")
     if isinstance(url, str) and url.startswith(("mqtt://", "ws://")):
@@ -344,10 +345,7 @@ def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+    return os.path.exists(path)  # unlike Path.exists it takes a name too long for "not there"
 
 
 def _names_in(folder: Path) -> list[str]:

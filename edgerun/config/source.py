@@ -40,10 +40,10 @@ def parse_source(text: str, folder: Path = Path()) -> tuple[str, dict[str, Any]]
     if text.partition(":")[0] == "synthetic":
         return "synthetic", _parse_synthetic(text)
     if text and not scheme and "\0" not in text:
-        path = resolve_path(text, folder)
-        if path.suffix.lower() in _VIDEO and not path.is_dir():
+        path = resolve_path(text, folder)  # asked through os.path, which takes a name too long for "not there"
+        if path.suffix.lower() in _VIDEO and not os.path.isdir(path):
             return "file", {"path": str(path)}
-        if path.suffix.lower() in _IMAGE or re.search(r"[*?\[]", text) or path.is_dir():
+        if path.suffix.lower() in _IMAGE or re.search(r"[*?\[]", text) or os.path.isdir(path):
             return "images", {"path": str(path)}
     remedy = suggest(text, ["synthetic"]) if "/" not in text else None if scheme else "check the spelling of the path"
     raise ConfigError("not a source", expected=_SOURCES, got=show(text), remedy=remedy)

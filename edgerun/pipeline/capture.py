@@ -82,7 +82,7 @@ class Capture:
                 grab = source.grab()
                 if grab is None:
                     return None if self.stop.is_set() else "the source has no more frames"
-                self._tell("running", "")
+                self._tell("running", "" if self._state is None else "frames come again")
                 self._take(source, grab)
             return None
         finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import math
 import os
 import select
 import stat
@@ -71,13 +72,16 @@ class LineWriter:
             if self._text is not None:
                 self._text.flush()
 
-    def write(self, line: bytes) -> bool:
-        """Write `line` and a newline; False if lost. UTF-8, or what the reader of a descriptor expects."""
+    def write(self, line: bytes, *, lossless: bool = False) -> bool:
+        """Write `line` and a newline; False if lost. UTF-8, or what the reader of a descriptor expects.
+
+        `lossless`: a reader that has fallen behind is waited for however long it takes.
+        """
         if self.broken:
             return False
         if self._fd is None:
             return self._write_text(line)
-        patience_s = self._patience_s if self._patient else 0.0
+        patience_s = math.inf if lossless else self._patience_s if self._patient else 0.0
         if self._drain(patience_s):
             self._pending = memoryview(line + b"\n")
             if self._drain(patience_s) or len(self._pending) <= len(line):
@@ -105,10 +109,11 @@ class LineWriter:
     def _drain(self, patience_s: float) -> bool:
         """Write `_pending`; True when nothing of it is left."""
         assert self._fd is not None
-        deadline_ns = self._clock.mono_ns() + round(patience_s * 1e9)
+        deadline_ns = None if patience_s == math.inf else self._clock.mono_ns() + round(patience_s * 1e9)
         try:
             while self._pending:
-                if not self._ready.poll(max(0, deadline_ns - self._clock.mono_ns()) / 1e6):
+                wait_ms = None if deadline_ns is None else max(0, deadline_ns - self._clock.mono_ns()) / 1e6
+                if not self._ready.poll(wait_ms):
                     self._patient = False
                     self._complain(f"its reader has not read for {patience_s:g} s")
                     return False
@@ -142,6 +147,8 @@ class LineWriter:
 class JsonlSink:
     """One Result message (docs/schema/result.schema.json) a line, each line readable by `tail -f` at once.
 
+    A result of a source without a deadline (a folder, `--as-fast`) waits for a reader that has fallen behind.
+
     A file is appended to; a torn last line (power cut) is closed first. A full disk costs lines, counted in
     `lost` and logged, never the daemon.
     """
@@ -150,8 +157,7 @@ class JsonlSink:
         path: str
         """A file, or "-" for stdout."""
         patience_s: float = 0.2
-        """How long to wait, once, for a reader that has fallen behind; large where no result may be lost
-        (a source without a deadline)."""
+        """How long to wait, once, for a reader that has fallen behind."""
 
     options: ClassVar[type[msgspec.Struct]] = Options
     wants_picture: bool = False
@@ -177,7 +183,7 @@ class JsonlSink:
         return self._lines.lost
 
     def publish(self, publication: Publication) -> None:
-        self._lines.write(encode_result(publication, self._device))
+        self._lines.write(encode_result(publication, self._device), lossless=not publication.result.max_age_ns)
 
     def flush(self, timeout_s: float) -> None:
         self._lines.flush(timeout_s)

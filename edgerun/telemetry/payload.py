@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,6 +21,8 @@ from edgerun.types import EngineInfo
 
 VERSION = 1
 """The `v` of every message; a breaking change makes it 2."""
+
+State = Literal["running", "stalled", "paused", "degraded", "ended"]
 
 
 class InstalledModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -158,7 +160,7 @@ def info(
 
 
 def state(
-    state: str,
+    state: State,
     *,
     reason: str | None = None,
     accelerator: str | None = None,

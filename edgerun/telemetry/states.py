@@ -13,12 +13,15 @@ from edgerun.types import Publication
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """What a subscriber who joins now should know of a stream. `counts` is objects per label in the last result."""
+    """What a subscriber who joins now should know of a stream.
 
-    state: State = "running"
-    reason: str = ""
+    `counts` is objects per label in the last result; None where nothing is counted (a classification).
+    """
+
+    state: State = "stalled"
+    reason: str = "no frame has come yet"
     accelerator: str = "cpu"
-    counts: Mapping[str, int] = {}
+    counts: Mapping[str, int] | None = None
 
 
 class StateKeeper:
@@ -38,12 +41,12 @@ class StateKeeper:
         """Take the counts of one result."""
         result = publication.result
         found = result.answer.detections
-        counts = dict(Counter(detection.label for detection in found)) if found is not None else {}
+        counts = dict(Counter(detection.label for detection in found)) if found is not None else None
         self._update(result.stamp.stream, counts=counts, accelerator=result.model.accelerator)
 
     def set_state(self, stream: str, state: State, reason: str) -> None:
         """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go."""
-        self._update(stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": {}}))
+        self._update(stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": None}))
 
     def take_changed(self) -> dict[str, StreamState]:
         """The streams whose state is not what was taken last, with their state now."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 REFUSED_BY_5 = b"\x20\x03\x00\x84\x00"
 REFUSED_BY_3_1_1 = b"\x20\x02\x00\x01"
 HANG_UP = b""
+TAKEN_OVER = b"\xe0\x02\x8e\x00"  # DISCONNECT (MQTT 5.0, 3.14)
 
 
 class Gate:
@@ -28,6 +29,7 @@ class Gate:
         self.locked = threading.Event()
         """While set, whoever comes is turned away."""
         self._open: set[socket.socket] = {self._listener}
+        self._clients: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, name="gate")]
         self._threads[0].start()
 
@@ -36,6 +38,11 @@ class Gate:
         for sock in list(self._open):
             if sock is not self._listener:
                 _shut(sock)
+
+    def say(self, packet: bytes) -> None:
+        """Bytes of our own to every client, as if from the broker."""
+        for sock in list(self._clients):
+            sock.sendall(packet)
 
     def close(self) -> None:
         _shut(self._listener)
@@ -69,9 +76,9 @@ class Gate:
                 client.sendall(self.old)
                 _shut(client)
                 return
-            broker = socket.create_connection(("127.0.0.1", self._target), 10)
+            broker = socket.create_connection(("127.0.0.1", self._target))
             self._open.add(broker)
-            broker.settimeout(None)
+            self._clients.add(client)
             broker.sendall(hello)
             upward = threading.Thread(target=self._pump, args=(client, broker), name="gate")
             self._threads.append(upward)
@@ -88,6 +95,7 @@ class Gate:
             while data := source.recv(65536):
                 if not (heed and self.deaf.is_set()):
                     sink.sendall(data)
+        self._clients -= {source, sink}
         _shut(sink)
         _shut(source)
 

@@ -17,7 +17,7 @@ from edgerun.broker.message import Incoming, Message
 from edgerun.errors import BrokerError
 from edgerun.slot import Slot
 from tests import mosquitto
-from tests.broker.gate import HANG_UP, REFUSED_BY_3_1_1, REFUSED_BY_5, gate
+from tests.broker.gate import HANG_UP, REFUSED_BY_3_1_1, REFUSED_BY_5, TAKEN_OVER, gate
 from tests.broker.parts import DEVICE, STATUS, TOPIC, balanced, connection
 from tests.mosquitto import wait_until
 
@@ -271,19 +271,28 @@ def test_3_1_1_publishes_its_will_and_says_goodbye() -> None:
 
 
 def test_a_take_over_waits_long_and_names_the_id(caplog: pytest.LogCaptureFixture) -> None:
-    with mosquitto.broker() as broker, connection(broker.url) as link:
+    with mosquitto.broker() as broker, gate(broker.port) as door, connection(door.url) as link:
         wait_until(lambda: link.connected)
-        with connection(broker.url) as other:
-            wait_until(lambda: other.connected and not link.connected and link.stats().retry_in_s)
-            wait_s = link.stats().retry_in_s
-            assert wait_s is not None
-            assert 50 < wait_s <= 120
-            assert f"'{DEVICE}'" in str(link.last_error)
-            assert other.connected
+        door.say(TAKEN_OVER)
+        wait_until(lambda: link.stats().retry_in_s)
+        wait_s = link.stats().retry_in_s
+        assert wait_s is not None
+        assert 50 < wait_s <= 120
+        assert f"'{DEVICE}'" in str(link.last_error)
     assert [r for r in caplog.records if r.levelno == logging.ERROR and f"'{DEVICE}'" in r.getMessage()]
 
 
-def test_3_1_1_suspects_a_take_over_when_it_is_thrown_out_again_and_again() -> None:
+@pytest.mark.parametrize("old", [None, REFUSED_BY_5], ids=["5", "3.1.1"])
+def test_two_of_one_id_do_not_fight_for_ever(old: bytes | None) -> None:
+    with mosquitto.broker() as broker, gate(broker.port, old) as door:
+        with connection(door.url) as one, connection(door.url) as other:
+            wait_until(lambda: max(link.stats().retry_in_s or 0 for link in (one, other)) > 50)
+            left, right = (one, other) if (one.stats().retry_in_s or 0) > 50 else (other, one)
+            assert f"another client with the id '{DEVICE}'" in str(left.last_error)
+            wait_until(lambda: right.connected)
+
+
+def test_a_broker_that_throws_us_out_again_and_again_is_left_alone_for_a_while() -> None:
     with mosquitto.broker() as broker, gate(broker.port, REFUSED_BY_5, hang_up_after_connack=True) as door:
         with connection(door.url) as link:
             wait_until(lambda: "another client" in str(link.last_error))

@@ -18,7 +18,7 @@ ADDRESS = parse_address(OPTIONS.url)
 UNREACHABLE = endings.cannot_connect(OPTIONS, ADDRESS, ConnectionRefusedError("refused"))
 MUTE = endings.closed_early(ADDRESS)
 VERSION = endings.refused(OPTIONS, ADDRESS, endings.UNSUPPORTED_VERSION, "Unsupported protocol version")
-HUNG_UP = endings.lost(ADDRESS, "the end of the connection", closed_by_peer=True)
+HUNG_UP = endings.lost(ADDRESS, "the end of the connection", hung_up=True)
 TAKEN = endings.disconnected(OPTIONS, ADDRESS, endings.SESSION_TAKEN, "Session taken over")
 
 
@@ -70,18 +70,19 @@ def test_a_take_over_waits_long_and_names_the_id() -> None:
     assert "'dock-7'" in str(plan.ending.error)
 
 
-def test_3_1_1_suspects_a_take_over_after_three_short_lives() -> None:
+@pytest.mark.parametrize("first", [VERSION, UNREACHABLE], ids=["3.1.1", "5"])
+def test_three_short_lives_are_taken_for_a_take_over(first: Ending) -> None:
     policy = reconnect()
-    policy.after(VERSION, None)
+    policy.after(first, None)
     causes = [policy.after(HUNG_UP, 2.0).ending.cause for _ in range(4)]
     assert causes == [Cause.LOST, Cause.LOST, Cause.TAKEN, Cause.LOST]
 
 
-def test_long_lives_and_mqtt_5_are_not_suspected() -> None:
+def test_long_lives_and_ends_with_a_reason_are_not_suspected() -> None:
     policy = reconnect()
-    assert {policy.after(HUNG_UP, 2.0).ending.cause for _ in range(9)} == {Cause.LOST}
-    policy.after(VERSION, None)
     assert {policy.after(HUNG_UP, 60.0).ending.cause for _ in range(9)} == {Cause.LOST}
+    shutting_down = endings.disconnected(OPTIONS, ADDRESS, 0x8B, "Server shutting down")
+    assert {policy.after(shutting_down, 2.0).ending.cause for _ in range(9)} == {Cause.LOST}
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_lost_source_is_reopened_and_the_numbers_go_on() -> None:
     assert states == [
         ("running", ""),
         ("stalled", "the camera is gone"),
-        ("running", ""),
+        ("running", "frames come again"),
         ("ended", "the source has no more frames"),
     ]
     assert [p.result.stamp.seq for p in sink.got] == list(range(6))

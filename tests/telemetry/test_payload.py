@@ -206,7 +206,7 @@ def test_the_birth_certificate_names_what_the_machine_tells(
 
 
 @pytest.mark.parametrize("name", ["running", "stalled", "paused", "degraded", "ended"])
-def test_states(name: str) -> None:
+def test_states(name: payload.State) -> None:
     full = payload.state(name, reason="no frame for 5 s", accelerator="cpu", counts={"person": 2})
     assert list(full) == ["v", "state", "reason", "accelerator", "counts"]
     bare = payload.state(name, reason="")
