@@ -21,7 +21,7 @@ from edgerun.infer import open_engine
 from edgerun.models import Bundle, complete, load, read_labels
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.lane import Lane, LanePlan
-from edgerun.pipeline.notice import NoticeBoard, StreamNotice
+from edgerun.pipeline.notice import NoticeBoard, StopRequested, StreamNotice
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.worker import Delivery, Worker
@@ -49,13 +49,13 @@ class LoadedModel(msgspec.Struct, frozen=True):
     preprocess: PicturePreprocess
 
 
-def open_model(name: str, config: ModelConfig) -> LoadedModel:
+def open_model(config: ModelConfig) -> LoadedModel:
     """Load, verify and open one model. Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`."""
     bundle = load(config.path)
     kind = config.engine or bundle.format
     engine_class = resolve("engine", kind)
     chosen = {"runtime": config.runtime} if kind == "tflite" else {}
-    context = EngineContext(bundle.model, name, threads=config.threads)
+    context = EngineContext(bundle.model, str(config.path), threads=config.threads)
     engine = open_engine(engine_class, engine_class.options(**chosen), context, config.accelerators)
     try:
         labels = read_labels(config.labels) if config.labels is not None else None
@@ -105,7 +105,7 @@ def check_models(config: Config) -> list[EdgerunError]:
     errors: list[EdgerunError] = []
     for name, model_config in config.models.items():
         try:
-            model = open_model(name, model_config)
+            model = open_model(model_config)
         except EdgerunError as error:
             errors.append(error)
             continue
@@ -138,7 +138,7 @@ class App:
         self._sinks: list[Sink] = []
         self._broker: Connection | None = None
         try:
-            self._models = {name: open_model(name, model) for name, model in self._used_models()}
+            self._models = {name: open_model(model) for name, model in self._used_models()}
             streams = config.streams.items()
             self._states = StateKeeper({n: self._models[s.model].engine.info.accelerator for n, s in streams})
             if config.mqtt is not None:
@@ -253,7 +253,7 @@ class App:
             wanted.append(("picture", {**paths, "streams": tuple(self._config.streams)}))
         if self._config.mqtt is not None:
             wanted.append(("mqtt", {"prefix": self._config.mqtt.prefix}))
-        sinks: list[Sink] = [self._states]
+        sinks: list[Sink] = []
         for kind, values in wanted:
             sink_class = resolve("sink", kind)
             sinks.append(sink_class(sink_class.options(**values), context))
@@ -288,7 +288,8 @@ class App:
                     keep_pictures=any(sink.wants_picture for sink in self._sinks),
                 )
             )
-        publisher = Publisher(outbox, self._sinks, self.clock, self._run_id, on_published=self._note_first)
+        sinks = [self._states, *self._sinks]
+        publisher = Publisher(outbox, sinks, self.clock, self._run_id, on_published=self._note_published)
         in_order = [captures[name] for name in self._config.streams]
         return Pipeline(in_order, workers, publisher, outbox, self.clock, self._notices)
 
@@ -331,9 +332,11 @@ class App:
     def _read_load(self) -> dict[str, float]:
         return {reading.name: reading.value for reading in self._load.read()}
 
-    def _note_first(self, published: int, now_ns: int) -> None:
+    def _note_published(self, published: int, now_ns: int) -> None:
         if published == 1:
             self._first_result_ns = now_ns
+        if self._sinks and all(sink.broken for sink in self._sinks):
+            self._notices.put(StopRequested("nobody reads the results any more"))
 
     def _start_to_first_result_s(self) -> float | None:
         started_ns = process_started_ns()

@@ -182,6 +182,11 @@ class Sink(Protocol):
 
     wants_picture: bool
 
+    @property
+    def broken(self) -> bool:
+        """Whether its reader has gone for good, so that nothing it is given arrives anywhere."""
+        ...
+
     def publish(self, publication: Publication) -> None:
         """Take one result. The lease in it is valid only during the call."""
         ...

@@ -68,6 +68,7 @@ class Broker:
         self._config.write_text(
             "\n".join(
                 [
+                    "user root",  # else, started by root, it drops its rights and cannot read its files here
                     "persistence false",
                     f"listener {self.port} 127.0.0.1",
                     f"allow_anonymous {str(anonymous).lower()}",
@@ -125,7 +126,6 @@ def broker(*lines: str, start: bool = True, anonymous: bool = True, scheme: str 
     """A running mosquitto; with `start=False` its port is kept for a later `start()`."""
     program("mosquitto")
     with tempfile.TemporaryDirectory(prefix="mosquitto-") as folder:
-        os.chmod(folder, 0o755)  # started by root it drops its rights before it reads the files here
         made = Broker(Path(folder), *lines, anonymous=anonymous, scheme=scheme)
         if start:
             made.start()
@@ -139,16 +139,13 @@ def broker(*lines: str, start: bool = True, anonymous: bool = True, scheme: str 
 def broker_with_password(username: str, password: str, *acl: str) -> Iterator[Broker]:
     """Knows one user; `acl` are lines such as `topic write edgerun/#`, without any everything is allowed."""
     with tempfile.TemporaryDirectory(prefix="mosquitto-") as folder:
-        os.chmod(folder, 0o755)
         passwords = Path(folder) / "passwords"
         passwords.touch()
         subprocess.run([program("mosquitto_passwd"), "-b", str(passwords), username, password], check=True)
-        passwords.chmod(0o644)
         lines = [f"password_file {passwords}"]
         if acl:
             rights = Path(folder) / "acl"
             rights.write_text("\n".join([f"user {username}", *acl, ""]))
-            rights.chmod(0o644)
             lines.append(f"acl_file {rights}")
         with broker(*lines, anonymous=False) as made:
             yield made
@@ -165,7 +162,6 @@ class Authority(NamedTuple):
 def authority(folder: Path, names: str = "IP:127.0.0.1") -> Authority:
     """A new CA and one certificate for the given subject alternative names, made with openssl."""
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
 
     def run(*args: str) -> None:
         subprocess.run([program("openssl"), *args], check=True, capture_output=True, cwd=folder)
@@ -178,7 +174,6 @@ def authority(folder: Path, names: str = "IP:127.0.0.1") -> Authority:
         "x509", "-req", "-in", "device.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
         "-extfile", "names.cnf", "-out", "device.pem",
     )  # fmt: skip
-    (folder / "device.key").chmod(0o644)
     return Authority(folder / "ca.pem", folder / "device.pem", folder / "device.key")
 
 

@@ -15,10 +15,11 @@ from edgerun.broker.ending import Cause, Ending
 from edgerun.broker.inboxes import Inboxes
 from edgerun.broker.link import Link, load_paho
 from edgerun.broker.message import Incoming, Message, check_topic
-from edgerun.broker.options import BrokerOptions, parse_address, tls_context
+from edgerun.broker.options import BrokerOptions, parse_address
 from edgerun.broker.outgoing import Outgoing
 from edgerun.broker.reconnect import MQTT_5, Reconnect
 from edgerun.broker.session import Session
+from edgerun.broker.tls import tls_context
 from edgerun.clock import Clock
 from edgerun.errors import BrokerError, ConfigError, StageError
 from edgerun.slot import Slot

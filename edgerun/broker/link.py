@@ -21,8 +21,9 @@ import msgspec
 from edgerun.broker import ending as endings
 from edgerun.broker.ending import Ending
 from edgerun.broker.message import Incoming, Message
-from edgerun.broker.options import Address, BrokerOptions, tls_context
+from edgerun.broker.options import Address, BrokerOptions
 from edgerun.broker.reconnect import MQTT_5
+from edgerun.broker.tls import ClientContext, tls_context
 from edgerun.errors import MissingError
 
 _log = logging.getLogger(__name__)
@@ -69,12 +70,15 @@ class Link:
         self.incoming: list[Incoming] = []
         """Messages since the owner last emptied the list."""
         self._misc_ns = 0
-        self._client = _client(options, address, protocol)
+        self._tls = tls_context(options) if address.tls else None
+        self._client = _client(options, address, protocol, self._tls)
         self._listen()
         try:
             self._connect()
         except BaseException:
             self.close()
+            if self._tls is not None and self._tls.wrapped is not None:
+                self._tls.wrapped.close()
             raise
         sock = self._client.socket()
         self._poll = select.poll()
@@ -194,7 +198,7 @@ class Link:
                 _log.error("%s: the broker refuses a subscription: %s", self._address, code)
 
 
-def _client(options: BrokerOptions, address: Address, protocol: int) -> Any:
+def _client(options: BrokerOptions, address: Address, protocol: int, tls: ClientContext | None) -> Any:
     paho = load_paho()
     client = paho.Client(
         paho.CallbackAPIVersion.VERSION2,
@@ -211,8 +215,8 @@ def _client(options: BrokerOptions, address: Address, protocol: int) -> Any:
     client.will_set(options.status_topic, b"offline", qos=1, retain=True, properties=_will(options, protocol))
     if address.websocket:
         client.ws_set_options(path=address.path)
-    if address.tls:
-        client.tls_set_context(tls_context(options))
+    if tls is not None:
+        client.tls_set_context(tls)
         if options.insecure:
             client.tls_insecure_set(True)
             _log.warning("%s: insecure is set: anyone between here and the broker can read and forge", address)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -113,40 +111,4 @@ def parse_address(url: str) -> Address:
         tls=parts.scheme in ("mqtts", "wss"),
         websocket=parts.scheme in ("ws", "wss"),
         path=parts.path if parts.path not in ("", "/") else "/mqtt",
-    )
-
-
-def tls_context(options: BrokerOptions) -> ssl.SSLContext:
-    """TLS 1.2 or newer, verified against `ca_file` or the system's certificates. Raises `ConfigError`.
-
-    Read anew for every connection, so that renewed certificates count without a restart.
-    """
-    try:
-        context = ssl.create_default_context(cafile=os.fspath(options.ca_file) if options.ca_file else None)
-    except (OSError, ssl.SSLError) as error:
-        raise _unreadable("ca_file", options.ca_file, error) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if options.cert_file is not None and options.key_file is not None:
-        try:
-            context.load_cert_chain(options.cert_file, options.key_file, password=_no_passphrase)
-        except (OSError, ssl.SSLError) as error:
-            raise _unreadable("cert_file, key_file", f"{options.cert_file}, {options.key_file}", error) from error
-    if options.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _no_passphrase() -> str:
-    """For an encrypted key: an empty passphrase fails, where OpenSSL would ask on the terminal and wait for ever."""
-    return ""
-
-
-def _unreadable(where: str, file: object, error: Exception) -> ConfigError:
-    return ConfigError(
-        "the certificate cannot be used",
-        where=where,
-        expected="a PEM file, its key without a passphrase",
-        got=f"{file}: {error}",
-        remedy="check the file and that edgerun's user may read it",
     )

@@ -66,7 +66,7 @@ class Reconnect:
     def _suspect(self, ending: Ending, served_s: float) -> Ending:
         """Links accepted and soon closed without a word, again and again, are taken for a fight of two.
 
-        MQTT 3.1.1 cannot say that a session was taken over, and brokers of MQTT 5 do not always (mosquitto 2.0.11 closes).
+        MQTT 3.1.1 cannot say that a session was taken over, and brokers of MQTT 5 not always do (mosquitto 2.0.11).
         """
         if not ending.hung_up or served_s >= STABLE_S:
             self._short_lives = 0

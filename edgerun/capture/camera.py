@@ -84,7 +84,6 @@ class CameraSource:
 
     def _open_v4l2(self, path: Path, options: Options) -> Any:
         cv2 = self._cv2
-        settings = [pair for pair in v4l2_settings(cv2, options) if pair[0] >= 0]
         capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
         if not capture.isOpened():
             capture.release()
@@ -93,7 +92,7 @@ class CameraSource:
                 where=path,
                 remedy=f"is another program using it (fuser {path})? Some nodes carry metadata only: try the next one",
             )
-        for name, value in settings:
+        for name, value in v4l2_settings(cv2, options):
             capture.set(name, value)
         return capture
 

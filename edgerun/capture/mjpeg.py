@@ -57,6 +57,7 @@ class MjpegSource:
         self._patience = Patience(context.clock, context.stop, self._where)
         self._frames: deque[tuple[bytes, int]] = deque()
         self._held = b""
+        self._ended = False
         self._response = fetch(
             options.url,
             self._patience,
@@ -73,6 +74,8 @@ class MjpegSource:
     def grab(self) -> Grab | None:
         deadline_ns = self._patience.deadline_ns(self._read_s)
         while not self._frames:
+            if self._ended:
+                raise SourceError("the camera ended the stream", where=self._where)
             try:
                 self._receive(deadline_ns)
             except Stopped:
@@ -99,8 +102,7 @@ class MjpegSource:
         except SourceError as error:
             error.where = error.where or self._where
             raise
-        if (not data or self._parser.ended) and not self._frames:
-            raise SourceError("the camera ended the stream", where=self._where)
+        self._ended = not data or self._parser.ended
 
 
 def check_answer(response: Response, where: str) -> str:
@@ -120,7 +122,11 @@ def check_answer(response: Response, where: str) -> str:
             got=f"status {response.status} {response.reason}".strip(),
         )
     content_type = response.headers.get("content-type", "")
-    boundary = boundary_of(content_type)
+    try:
+        boundary = boundary_of(content_type)
+    except SourceError as error:
+        error.where = where
+        raise
     if boundary is not None:
         return boundary
     kind = content_type.partition(";")[0].strip().lower()

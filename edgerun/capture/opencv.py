@@ -21,9 +21,10 @@ _SETTINGS = {
 def load() -> Any:
     """The `cv2` module, imported now if it was not; raises `MissingError`.
 
-    Settings that the operator has put into the environment are kept. They are set even if `cv2` is there already:
-    most are read when the first capture is opened.
+    Settings that the operator has put into the environment are kept. They are set even if `cv2` is there already: all
+    but the log level are read when the first capture is opened.
     """
+    quiet = "OPENCV_LOG_LEVEL" not in os.environ
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
@@ -32,4 +33,6 @@ def load() -> Any:
         raise MissingError(
             "OpenCV cannot be imported", got=str(error), remedy="pip install opencv-python-headless"
         ) from error
+    if quiet:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     return cv2

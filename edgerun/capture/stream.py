@@ -15,8 +15,7 @@ from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp")
-# Longer than a decoding thread is usually kept from its core, shorter than the interval of a 200 fps camera.
-_REAL_WAIT_NS = 3_000_000
+_WAITS_THAT_COUNT = 2  # in a row: one may be another process on our core
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
 
 
@@ -40,9 +39,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StreamSource:
     """Live. FFmpeg decodes in `grab()`, since a codec needs every frame; `retrieve()` converts the colours.
 
-    What FFmpeg gathered while it was finding out the format is passed over at the first `grab()`, up to as much as can
-    have come in that time. (`OPENCV_FFMPEG_CAPTURE_OPTIONS=fflags;nobuffer` would do it too, but it is one for the whole
-    process, costs files their first frames, and throws away the key frame that the rest builds on.)
+    What FFmpeg gathered while it was finding out the format is passed over at the first `grab()`, since it is old.
+    (`OPENCV_FFMPEG_CAPTURE_OPTIONS=fflags;nobuffer` would do it too, but it is one for the whole process, costs files
+    their first frames, and throws away the key frame that the rest builds on.)
 
     `captured_ns` is when `grab()` returned, less the CPU time it spent: FFmpeg does not say when a packet arrived, and
     what is not waiting in there is decoding. FFmpeg's waits cannot be woken; `stop` ends one after `open_timeout_s` or
@@ -97,15 +96,24 @@ class StreamSource:
         return max(began_ns, now_ns - busy_ns), now_ns - began_ns - busy_ns
 
     def _pass_over_gathered(self, captured_ns: int) -> int:
-        """Go on to the first frame that had to be waited for; returns when that was captured."""
-        first_ms = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
-        while not self._context.stop.is_set():
-            if float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) - first_ms >= self._gathering_ms:
+        """Go on until frames have to be waited for; returns when the last one was captured.
+
+        Ends as well when what came would take longer to play than there was time (a recording), and when decoding can
+        hardly keep up anyway.
+        """
+        first_ms = shown_ms = self._shown_ms()
+        began_ns, waits = self._context.clock.mono_ns(), 0
+        while waits < _WAITS_THAT_COUNT and not self._context.stop.is_set():
+            took_ms = (self._context.clock.mono_ns() - began_ns) / 1e6
+            if shown_ms - first_ms >= self._gathering_ms + took_ms or took_ms >= 2 * self._gathering_ms:
                 break
             captured_ns, waited_ns = self._next()
-            if waited_ns >= _REAL_WAIT_NS:
-                break
+            previous_ms, shown_ms = shown_ms, self._shown_ms()
+            waits = waits + 1 if waited_ns / 1e6 >= (shown_ms - previous_ms) / 2 else 0
         return captured_ns
+
+    def _shown_ms(self) -> float:
+        return float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
 
     def retrieve(self, out: Image | None) -> Image:
         return retrieve_converted(self._cv2, self._capture, out, self._where)

@@ -49,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_code(error: EdgerunError) -> int:
-    """2 the operator's mistake · 4 something is missing on this device, and trying again is pointless · 1 the rest."""
+    """2 the operator's mistake · 4 something is missing on this device · 1 the rest.
+
+    A source that is final is a file or option that the operator named; any other may come back.
+    """
     if isinstance(error, ConfigError):
         return USAGE
     if isinstance(error, SourceError):
-        return MISSING if error.final else FAILED
+        return USAGE if error.final else FAILED
     return MISSING if isinstance(error, DeviceError) else FAILED
 
 

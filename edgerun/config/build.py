@@ -141,7 +141,7 @@ class _Reader:
             text = raw.get(key)
             if isinstance(text, str | Path) and text and "\0" not in str(text):
                 path = self._resolve(text)
-                if not _exists(self.model_path(path) if key == "path" else path):
+                if not (_exists(self.model_path(path)) if key == "path" else os.path.isfile(path)):
                     report.add(
                         join(place, key),
                         "no such file",
@@ -154,7 +154,7 @@ class _Reader:
 
     def model_path(self, path: Path) -> Path:
         """`path`, or where the model of that name is kept when nothing lies at `path`."""
-        bare = path.parent == self._folder and not path.suffix
+        bare = path.parent == self._folder and not path.suffix and len(path.name) <= 63
         kept = self._find_model(path.name) if bare and self._find_model and not _exists(path) else None
         return kept if kept is not None else path
 

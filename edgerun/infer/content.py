@@ -56,5 +56,5 @@ def _describe(head: bytes) -> str:
 
 def one_line(error: BaseException) -> str:
     """A library's message without its line breaks, short enough for a paragraph."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 400 else text[:397] + "…"

@@ -76,8 +76,8 @@ def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str) -> None
     """Load and run `model` once in a process of its own.
 
     tflite-runtime 2.14 does not verify a model and dies of SIGSEGV on many damaged ones, which would take the daemon
-    with it. Raises `ModelError` when the child crashes or hangs; a failure that the library reports is left to the
-    caller, who will see it again.
+    with it; what it reports as an error once may be a crash the next time. Raises `ModelError` for either, and for a
+    model that hangs.
     """
     script = _TRIAL.format(module=_MODULES[runtime.name][0])
     path, content = (str(model), b"") if isinstance(model, Path) else ("", model)
@@ -86,21 +86,24 @@ def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str) -> None
             [sys.executable, "-c", script, path],
             input=content,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             timeout=_TRIAL_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
         outcome = f"no answer in {_TRIAL_TIMEOUT_S:g} s"
     else:
-        if done.returncode >= 0:
+        if done.returncode == 0:
             return
-        outcome = f"a crash ({signal.Signals(-done.returncode).name})"
+        if done.returncode < 0:
+            outcome = f"a crash ({signal.Signals(-done.returncode).name})"
+        else:
+            outcome = done.stderr.decode("utf-8", "replace").strip().rpartition("Error: ")[2]
     raise ModelError(
         f"{runtime.name} cannot load the model",
         where=name,
         expected="a model that loads and runs",
-        got=f"{outcome} when it was tried in a process of its own",
+        got=f"{' '.join(outcome.split())[:400]} when it was tried in a process of its own",
         remedy="the file is damaged or too new for this runtime: fetch it again, or use ai-edge-litert",
     )
 

@@ -87,7 +87,7 @@ def _open(module: Any, context: EngineContext, title: str) -> Any:
 
 
 def _remedy(text: str) -> str:
-    custom = re.search(r"[Cc]ustom op:? '?([\w.]+?)[.']?(?:See|\s|$)", text)
+    custom = re.search(r"[Cc]ustom op:? '?([\w.:-]+?)\.?'?(?:See |\s|$)", text)
     if custom:
         return (
             f"the model uses the custom op {custom[1]}, which this runtime does not carry: convert the model without it"

@@ -22,6 +22,7 @@ class MqttSink:
 
     options: ClassVar[type[msgspec.Struct]] = Options
     wants_picture = False
+    broken = False
 
     def __init__(self, options: Options, context: SinkContext) -> None:
         if context.broker is None:

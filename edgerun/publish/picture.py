@@ -60,6 +60,7 @@ class PictureSink:
 
     options: ClassVar[type[msgspec.Struct]] = Options
     wants_picture: bool = True
+    broken: bool = False
 
     def __init__(self, options: Options, context: SinkContext) -> None:
         import cv2

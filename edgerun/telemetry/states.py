@@ -31,6 +31,7 @@ class StateKeeper:
     """
 
     wants_picture = False
+    broken = False
 
     def __init__(self, accelerators: Mapping[str, str]) -> None:
         self._lock = threading.Lock()

@@ -133,7 +133,11 @@ def test_a_killed_broker_gets_what_was_queued_once_each_and_in_order() -> None:
 
 
 def test_cut_lines_lose_nothing_and_keep_the_order() -> None:
-    with mosquitto.broker() as broker, gate(broker.port) as door, connection(door.url, queue_max=5000) as link:
+    with (
+        mosquitto.broker() as broker,
+        gate(broker.port) as door,
+        connection(door.url, queue_max=5000, takeover_delay_s=0.1) as link,
+    ):
         with mosquitto.subscriber(broker, TOPIC) as seen:
             for n in range(2000):
                 link.publish(TOPIC, b"%d" % n, qos=1)
@@ -229,13 +233,15 @@ def test_a_wrong_password_is_told_without_the_password(caplog: pytest.LogCapture
 
 def test_the_right_password_works_and_a_refused_topic_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     acl = (f"topic readwrite edgerun/{DEVICE}/#",)
-    with mosquitto.broker_with_password("dock", PLANTED, *acl) as broker:
-        with connection(broker.url.replace("://", f"://dock:{PLANTED}@")) as link:
-            link.publish(TOPIC, b"1", qos=1)
-            link.publish("elsewhere/forbidden", b"2", qos=1)
-            link.publish("elsewhere/forbidden", b"3", qos=1)
-            assert link.flush(LATE_S)
-            stats = link.stats()
+    with (
+        mosquitto.broker_with_password("dock", PLANTED, *acl) as broker,
+        connection(broker.url.replace("://", f"://dock:{PLANTED}@")) as link,
+    ):
+        link.publish(TOPIC, b"1", qos=1)
+        link.publish("elsewhere/forbidden", b"2", qos=1)
+        link.publish("elsewhere/forbidden", b"3", qos=1)
+        assert link.flush(LATE_S)
+        stats = link.stats()
     assert stats.acked == 1
     assert stats.dropped == {"refused": 2}
     assert caplog.text.count("elsewhere/forbidden") == 1
@@ -244,29 +250,36 @@ def test_the_right_password_works_and_a_refused_topic_is_counted(caplog: pytest.
 
 @pytest.mark.parametrize("old", [REFUSED_BY_5, REFUSED_BY_3_1_1, HANG_UP], ids=["0x84", "0x01", "hangs up"])
 def test_falls_back_to_3_1_1_by_itself(old: bytes) -> None:
-    with mosquitto.broker() as broker, gate(broker.port, old) as door, connection(door.url) as link:
-        with mosquitto.subscriber(broker, TOPIC) as seen:
-            link.publish(TOPIC, b"1", qos=1)
-            assert link.flush(LATE_S)
-            assert numbers(seen.wait(len)) == [1]
-            assert link.stats().protocol == "3.1.1"
-            assert door.versions == ([5, 5, 4] if old == HANG_UP else [5, 4])
-            door.cut()
-            wait_until(lambda: link.stats().reconnects == 1)
-            assert link.stats().protocol == "3.1.1"
+    with (
+        mosquitto.broker() as broker,
+        gate(broker.port, old) as door,
+        connection(door.url) as link,
+        mosquitto.subscriber(broker, TOPIC) as seen,
+    ):
+        link.publish(TOPIC, b"1", qos=1)
+        assert link.flush(LATE_S)
+        assert numbers(seen.wait(len)) == [1]
+        assert link.stats().protocol == "3.1.1"
+        assert door.versions == ([5, 5, 4] if old == HANG_UP else [5, 4])
+        door.cut()
+        wait_until(lambda: link.stats().reconnects == 1)
+        assert link.stats().protocol == "3.1.1"
 
 
 def test_3_1_1_publishes_its_will_and_says_goodbye() -> None:
-    with mosquitto.broker() as broker, gate(broker.port, REFUSED_BY_5) as door:
-        with mosquitto.subscriber(broker, STATUS) as seen:
-            with connection(door.url) as link:
-                wait_until(lambda: link.connected)
-                door.locked.set()
-                door.cut()
-                assert seen.wait(lambda ms: len(ms) >= 2)[-1].payload == b"offline"
-                door.locked.clear()
-                seen.wait(lambda ms: len(ms) >= 3)
-            messages = seen.wait(lambda ms: len(ms) >= 4)
+    with (
+        mosquitto.broker() as broker,
+        gate(broker.port, REFUSED_BY_5) as door,
+        mosquitto.subscriber(broker, STATUS) as seen,
+    ):
+        with connection(door.url) as link:
+            wait_until(lambda: link.connected)
+            door.locked.set()
+            door.cut()
+            assert seen.wait(lambda ms: len(ms) >= 2)[-1].payload == b"offline"
+            door.locked.clear()
+            seen.wait(lambda ms: len(ms) >= 3)
+        messages = seen.wait(lambda ms: len(ms) >= 4)
     assert [m.payload for m in messages] == [b"online", b"offline", b"online", b"offline"]
 
 
@@ -284,22 +297,29 @@ def test_a_take_over_waits_long_and_names_the_id(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("old", [None, REFUSED_BY_5], ids=["5", "3.1.1"])
 def test_two_of_one_id_do_not_fight_for_ever(old: bytes | None) -> None:
-    with mosquitto.broker() as broker, gate(broker.port, old) as door:
-        with connection(door.url) as one, connection(door.url) as other:
-            wait_until(lambda: max(link.stats().retry_in_s or 0 for link in (one, other)) > 50)
-            left, right = (one, other) if (one.stats().retry_in_s or 0) > 50 else (other, one)
-            assert f"another client with the id '{DEVICE}'" in str(left.last_error)
-            wait_until(lambda: right.connected)
+    with (
+        mosquitto.broker() as broker,
+        gate(broker.port, old) as door,
+        connection(door.url) as one,
+        connection(door.url) as other,
+    ):
+        wait_until(lambda: max(link.stats().retry_in_s or 0 for link in (one, other)) > 50)
+        left, right = (one, other) if (one.stats().retry_in_s or 0) > 50 else (other, one)
+        assert f"another client with the id '{DEVICE}'" in str(left.last_error)
+        wait_until(lambda: right.connected)
 
 
 def test_a_broker_that_throws_us_out_again_and_again_is_left_alone_for_a_while() -> None:
-    with mosquitto.broker() as broker, gate(broker.port, REFUSED_BY_5, hang_up_after_connack=True) as door:
-        with connection(door.url) as link:
-            wait_until(lambda: "another client" in str(link.last_error))
-            wait_s = link.stats().retry_in_s
-            assert wait_s is not None
-            assert wait_s > 50
-            assert door.versions == [5, 4, 4, 4]
+    with (
+        mosquitto.broker() as broker,
+        gate(broker.port, REFUSED_BY_5, hang_up_after_connack=True) as door,
+        connection(door.url) as link,
+    ):
+        wait_until(lambda: "another client" in str(link.last_error))
+        wait_s = link.stats().retry_in_s
+        assert wait_s is not None
+        assert wait_s > 50
+        assert door.versions == [5, 4, 4, 4]
 
 
 def test_a_message_over_the_brokers_limit_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -317,18 +337,21 @@ def test_a_message_over_the_brokers_limit_is_dropped_and_counted(caplog: pytest.
 
 
 def test_never_more_on_the_way_than_the_broker_takes() -> None:
-    with mosquitto.broker("max_inflight_messages 3") as broker, gate(broker.port) as door:
-        with connection(door.url, ack_timeout_s=60) as link:
-            wait_until(lambda: link.connected and link.stats().sent == 1)
-            assert link.flush(LATE_S)
-            door.deaf.set()
-            for n in range(50):
-                link.publish(TOPIC, b"%d" % n, qos=1)
-            wait_until(lambda: link.stats().in_flight >= 2)
-            door.deaf.clear()
-            door.cut()
-            assert link.flush(LATE_S)
-            assert link.stats().resent <= 3
+    with (
+        mosquitto.broker("max_inflight_messages 3") as broker,
+        gate(broker.port) as door,
+        connection(door.url, ack_timeout_s=60) as link,
+    ):
+        wait_until(lambda: link.connected and link.stats().sent == 1)
+        assert link.flush(LATE_S)
+        door.deaf.set()
+        for n in range(50):
+            link.publish(TOPIC, b"%d" % n, qos=1)
+        wait_until(lambda: link.stats().in_flight >= 2)
+        door.deaf.clear()
+        door.cut()
+        assert link.flush(LATE_S)
+        assert link.stats().resent <= 3
 
 
 def test_incoming_messages_wait_in_an_inbox_and_harm_nobody() -> None:
@@ -388,19 +411,22 @@ def test_a_killed_thread_is_started_again_by_the_next_publisher(caplog: pytest.L
 
 
 def test_many_publishers_at_once_are_all_counted() -> None:
-    with mosquitto.broker() as broker, mosquitto.subscriber(broker, "t/#") as seen:
-        with connection(broker.url, queue_max=10_000) as link:
-            threads = [
-                threading.Thread(target=lambda k=k: [link.publish(f"t/{k}", b"%d" % n, qos=1) for n in range(400)])
-                for k in range(4)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert link.flush(LATE_S)
-            messages = seen.wait(lambda ms: len(ms) >= 1600)
-            assert balanced(link)
+    with (
+        mosquitto.broker() as broker,
+        mosquitto.subscriber(broker, "t/#") as seen,
+        connection(broker.url, queue_max=10_000) as link,
+    ):
+        threads = [
+            threading.Thread(target=lambda k=k: [link.publish(f"t/{k}", b"%d" % n, qos=1) for n in range(400)])
+            for k in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert link.flush(LATE_S)
+        messages = seen.wait(lambda ms: len(ms) >= 1600)
+        assert balanced(link)
     for k in range(4):
         assert numbers(messages, f"t/{k}") == list(range(400))
 

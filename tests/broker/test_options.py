@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from edgerun.broker.message import Message, check_topic, packet_bytes
-from edgerun.broker.options import Address, BrokerOptions, parse_address, tls_context
+from edgerun.broker.options import Address, BrokerOptions, parse_address
+from edgerun.broker.tls import tls_context
 from edgerun.errors import ConfigError
 from edgerun.secret import Secret
 

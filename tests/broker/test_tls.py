@@ -9,6 +9,7 @@ import pytest
 
 from tests import mosquitto
 from tests.broker.parts import TOPIC, connection
+from tests.broker.websocket import websocket_door
 from tests.mosquitto import Authority, wait_until
 
 
@@ -70,29 +71,33 @@ def test_a_client_certificate_opens_what_is_closed_without(right: Authority, tmp
 
 
 def test_a_plain_client_on_a_tls_port_is_told_to_look_at_the_port(right: Authority) -> None:
-    with mosquitto.broker_with_tls(right) as broker:
-        with connection(broker.url.replace("mqtts", "mqtt"), connect_timeout_s=0.5) as link:
-            wait_until(lambda: link.last_error is not None)
-            assert "port" in str(link.last_error)
+    with (
+        mosquitto.broker_with_tls(right) as broker,
+        connection(broker.url.replace("mqtts", "mqtt"), connect_timeout_s=0.5) as link,
+    ):
+        wait_until(lambda: link.last_error is not None)
+        assert "port" in str(link.last_error)
 
 
 def test_a_tls_client_on_a_plain_port_is_told_so(right: Authority) -> None:
-    with mosquitto.broker() as broker:
-        with connection(broker.url.replace("mqtt", "mqtts"), ca_file=right.ca, connect_timeout_s=0.5) as link:
-            wait_until(lambda: link.last_error is not None)
-            assert "TLS" in str(link.last_error) or "cannot be reached" in str(link.last_error)
+    with (
+        mosquitto.broker() as broker,
+        connection(broker.url.replace("mqtt", "mqtts"), ca_file=right.ca, connect_timeout_s=0.5) as link,
+    ):
+        wait_until(lambda: link.last_error is not None)
+        assert "TLS" in str(link.last_error) or "cannot be reached" in str(link.last_error)
 
 
-def test_websockets() -> None:
-    with mosquitto.broker("protocol websockets", scheme="ws") as broker, connection(broker.url) as link:
-        for n in range(200):
-            link.publish(TOPIC, b"%d" % n * 50, qos=1)
-        assert link.flush(20)
-        assert link.stats().acked == 200
-
-
-def test_websockets_with_tls(right: Authority) -> None:
-    lines = ("protocol websockets", f"certfile {right.cert}", f"keyfile {right.key}")
-    with mosquitto.broker(*lines, scheme="wss") as broker, connection(broker.url, ca_file=right.ca) as link:
-        link.publish(TOPIC, b"1", qos=1)
-        assert link.flush(20)
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize(("path", "asked"), [("", "/mqtt"), ("/broker", "/broker")])
+def test_websockets(right: Authority, tls: bool, path: str, asked: str) -> None:
+    with mosquitto.broker() as broker, mosquitto.subscriber(broker, TOPIC) as seen:
+        with websocket_door(broker.port, right if tls else None) as (url, paths):
+            with connection(url + path, ca_file=right.ca if tls else None) as link:
+                for n in range(200):
+                    link.publish(TOPIC, b"%d," % n * 50, qos=1)
+                assert link.flush(20)
+                assert link.stats().acked == 200
+            assert paths == [asked]
+        messages = seen.wait(lambda ms: len(ms) >= 200)
+    assert [m.payload for m in messages] == [b"%d," % n * 50 for n in range(200)]

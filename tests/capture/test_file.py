@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -92,7 +93,7 @@ def test_loop_begins_again_without_a_break(video: Path) -> None:
         numbers.append(_number(source))
     assert numbers == [i % 10 for i in range(23)]
     assert [g.item for g in grabs] == [str(i % 10) for i in range(23)]
-    assert {b.captured_ns - a.captured_ns for a, b in zip(grabs, grabs[1:], strict=False)} == {100_000_000}
+    assert {b.captured_ns - a.captured_ns for a, b in itertools.pairwise(grabs)} == {100_000_000}
     source.close()
 
 
@@ -130,14 +131,15 @@ def test_a_damaged_frame_in_the_middle_does_not_end_the_process(tmp_path: Path) 
     path = tmp_path / "damaged.avi"
     path.write_bytes(data)
     source = FileSource(Options(str(path)), context(as_fast=True))
-    seen = 0
+    reasons = []
     while source.grab() is not None:
         try:
             source.retrieve(None)
+            reasons.append("")
         except FrameError as error:
-            assert error.reason == "decode"
-        seen += 1
-    assert seen >= 5
+            reasons.append(error.reason)
+    assert len(reasons) >= 5
+    assert set(reasons) <= {"", "decode"}
     source.close()
 
 

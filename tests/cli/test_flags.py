@@ -125,7 +125,7 @@ def test_run_options() -> None:
         (ModelError("x"), 1),
         (MissingError("x"), 4),
         (EngineError("x"), 4),
-        (SourceError("x", final=True), 4),
+        (SourceError("x", final=True), 2),
         (SourceError("x"), 1),
         (BrokerError("x"), 1),
         (StageError("x"), 1),

@@ -90,5 +90,5 @@ class NoMemoryEngine:
 
 
 def test_an_engine_that_fails_to_open_is_a_refusal_too() -> None:
-    with pytest.raises(EngineError, match="got cpu: cpu: out of memory$"):
+    with pytest.raises(EngineError, match=r"got cpu: cpu: out of memory$"):
         open_engine(NoMemoryEngine, Options(), CONTEXT, ["cpu"])

@@ -139,6 +139,7 @@ class ListSink:
     """Keeps what it is given; `before` runs first, on the publish thread."""
 
     wants_picture = False
+    broken = False
 
     def __init__(self, before: Callable[[Publication], None] = lambda publication: None) -> None:
         self.got: list[Publication] = []

@@ -20,17 +20,20 @@ from tests.schemas import validate
 
 def test_results_arrive_on_the_topic_of_their_stream() -> None:
     publications = [publication(n, stream=stream) for n in range(20) for stream in ("dock", "gate")]
-    with mosquitto.broker() as broker, mosquitto.subscriber(broker, "site/#") as seen:
-        with connection(broker.url) as link:
-            sink = MqttSink(MqttSink.Options(prefix="site/1"), SinkContext(DEVICE, SystemClock(), link))
-            assert not sink.wants_picture
-            for each in publications:
-                sink.publish(each)
-            sink.flush(15)
-            assert link.flush(0)
-            sink.close()
-            assert link.connected, "the sink closed what it does not own"
-            messages = seen.wait(lambda ms: len(ms) >= len(publications))
+    with (
+        mosquitto.broker() as broker,
+        mosquitto.subscriber(broker, "site/#") as seen,
+        connection(broker.url) as link,
+    ):
+        sink = MqttSink(MqttSink.Options(prefix="site/1"), SinkContext(DEVICE, SystemClock(), link))
+        assert not sink.wants_picture
+        for each in publications:
+            sink.publish(each)
+        sink.flush(15)
+        assert link.flush(0)
+        sink.close()
+        assert link.connected, "the sink closed what it does not own"
+        messages = seen.wait(lambda ms: len(ms) >= len(publications))
     assert [m.payload for m in messages] == [encode_result(each, DEVICE) for each in publications]
     assert {m.topic for m in messages} == {f"site/1/{DEVICE}/detections/{s}" for s in ("dock", "gate")}
     assert {(m.qos, m.retain) for m in messages} == {(1, False)}
