@@ -183,15 +183,14 @@ class Connection:
         self._stop.set()
         self._wake()
         thread = self._thread
-        if thread is not None:
-            thread.join(timeout_s + _JOIN_GRACE_S)
-        if thread is None or not thread.is_alive():
-            self._wake_in.close()
-            self._wake_out.close()
-        elif self._link is None:
-            _log.info("%s: left in mid-attempt, which ends with its connect time-out", self._address)
+        if thread is None:
+            self._close_wake()
         else:
-            raise StageError("the thread 'mqtt' does not stop", expected=f"its end within {timeout_s:g} s")
+            thread.join(timeout_s + _JOIN_GRACE_S)
+            if thread.is_alive() and self._link is not None:
+                raise StageError("the thread 'mqtt' does not stop", expected=f"its end within {timeout_s:g} s")
+            if thread.is_alive():
+                _log.info("%s: left in mid-attempt, which ends with its connect time-out", self._address)
         left = self._outgoing.drop_waiting()
         if left:
             _log.warning("%s: %d messages were not sent before the stop and are lost", self._address, left)
@@ -203,6 +202,10 @@ class Connection:
             self._wake_in.send(b"\0")
         except OSError as error:
             _log.debug("waking the thread mqtt: %s", error)
+
+    def _close_wake(self) -> None:
+        self._wake_in.close()
+        self._wake_out.close()
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -234,6 +237,7 @@ class Connection:
                 self._complaints.ended(plan.ending, plan.delay_s, now_ns)
                 self._clock.wait(self._stop, plan.delay_s)
             self._retry_at_ns = None
+        self._close_wake()
 
     def _end_link(self) -> None:
         with self._lock:

@@ -81,6 +81,9 @@ class Link:
                 self._tls.wrapped.close()
             raise
         sock = self._client.socket()
+        if sock is None:  # lost while CONNECT was written
+            self.ending = self.ending or endings.closed_early(self._address)
+            return
         self._poll = select.poll()
         self._wake_fd, self._fd = wake_fd, sock.fileno()
         self._pending = getattr(sock, "pending", lambda: 0)  # TLS may hold bytes that the kernel no longer shows
@@ -117,12 +120,20 @@ class Link:
             waiting = waiting or bool(what & _READABLE)
             if what & select.POLLOUT:
                 self._client.loop_write()
-        if waiting and self.ending is None:
-            self._client.loop_read()
+        if waiting:
+            self._read()
         if self.ending is None and now_ns - self._misc_ns >= _MISC_NS:
             self._misc_ns = now_ns
             self._client.loop_misc()
         return woken
+
+    def _read(self) -> None:
+        """All there is: what paho has taken out of a WebSocket frame, and not looked at yet, no poll would show."""
+        before = -1
+        while self.ending is None and before != (before := len(self.acks) + len(self.incoming)):
+            self._client.loop_read()
+            if not self._address.websocket:
+                return
 
     def disconnect(self) -> None:
         """Say goodbye: the broker throws the will away."""

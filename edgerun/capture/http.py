@@ -109,7 +109,7 @@ def fetch(url: str, patience: Patience, connect_s: float, read_s: float, tls: Ca
         response = _get(parts, allowed, challenge, patience, connect_s, read_s, tls)
         asked = response.headers.get("www-authenticate", "")
         location = response.headers.get("location")
-        if response.status == 401 and allowed and not challenge and "gigest" in asked.lower():
+        if response.status == 401 and allowed and not challenge and "digest" in asked.lower():
             challenge = asked
         elif response.status in _REDIRECTS and location:
             redirects += 1

@@ -23,8 +23,17 @@ GOLDEN = "golden.npz"
 _MANIFEST_BYTES = 4 << 20
 _FORMATS: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx"}
 
-GoldenCase = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
-"""Inputs and the outputs expected of them, in the order of the model's specs."""
+
+class GoldenCase(msgspec.Struct, frozen=True):
+    """A picture and what is expected of it.
+
+    `picture` is H×W×3 uint8 RGB in the size of the model's input, before normalisation; `expected` holds real (not
+    quantised) values by name: raw outputs, and where it says so decoded `boxes` (N×4, x0 y0 x1 y1 in 0..1), `classes`
+    and `scores` (N).
+    """
+
+    picture: Tensor
+    expected: Mapping[str, Tensor]
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -143,10 +152,9 @@ def load(path: Path) -> Bundle:
 
 
 def golden_cases(bundle: Bundle) -> list[GoldenCase]:
-    """The bundle's golden inputs with the outputs expected of them; empty when it has none.
+    """The bundle's golden pictures with what is expected of them; empty when it has none.
 
-    `golden.npz` holds `input_0`, `input_1` … and `output_0`, `output_1` …, numbered as the model's tensors; each has
-    one case per index of its first axis. Raises `ModelError`.
+    `golden.npz` holds `input_<case>` and any number of `<name>_<case>`, cases counted from 0. Raises `ModelError`.
     """
     if bundle.golden is None:
         return []
@@ -154,23 +162,30 @@ def golden_cases(bundle: Bundle) -> list[GoldenCase]:
     try:
         with np.load(io.BytesIO(bundle.golden), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, AttributeError) as error:
         raise ModelError("the golden file cannot be read", where=where, got=error) from error
-    inputs, outputs = (
-        [arrays[f"{side}_{i}"] for i in range(len(arrays)) if f"{side}_{i}" in arrays] for side in ("input", "output")
+    count = sum(f"input_{case}" in arrays for case in range(len(arrays)))
+    cases: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for key, array in arrays.items():
+        name, _, case = key.rpartition("_")
+        if not name or not case.isdecimal() or int(case) >= count:
+            raise _no_cases(where, arrays)
+        cases[int(case)][name] = array
+    if not cases or any("input" not in case or len(case) < 2 for case in cases):
+        raise _no_cases(where, arrays)
+    pictures = [case.pop("input") for case in cases]
+    if any(picture.dtype != np.uint8 for picture in pictures):
+        raise _no_cases(where, arrays)
+    return [GoldenCase(picture, case) for picture, case in zip(pictures, cases, strict=True)]
+
+
+def _no_cases(where: str, arrays: Mapping[str, Tensor]) -> ModelError:
+    return ModelError(
+        "the golden file does not hold cases",
+        where=where,
+        expected="input_0, input_1 … uint8 and for each at least one <name>_<case>",
+        got=", ".join(sorted(arrays)) or "nothing",
     )
-    counts = {array.shape[0] if array.ndim else 0 for array in (*inputs, *outputs)}
-    if not inputs or not outputs or len(counts) != 1 or len(inputs) + len(outputs) != len(arrays):
-        raise ModelError(
-            "the golden file does not hold cases",
-            where=where,
-            expected="input_0 … and output_0 …, all with as many cases along the first axis",
-            got=", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing",
-        )
-    return [
-        (tuple(array[case] for array in inputs), tuple(array[case] for array in outputs))
-        for case in range(counts.pop())
-    ]
 
 
 def _load_bundle(archive: Archive, path: Path) -> Bundle:

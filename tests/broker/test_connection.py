@@ -72,6 +72,22 @@ def test_online_birth_then_the_rest_and_offline_at_the_end() -> None:
     assert {(m.topic, m.payload, m.retain) for m in kept} == {(STATUS, b"offline", True), (info.topic, b"{}", True)}
 
 
+def test_who_comes_later_sees_that_it_is_online() -> None:
+    with mosquitto.broker() as broker, connection(broker.url) as link:
+        wait_until(lambda: link.connected and link.stats().sent == 1)
+        link.publish(TOPIC, b"1", qos=1)
+        assert link.flush(LATE_S)
+        with mosquitto.subscriber(broker, STATUS) as seen:
+            assert seen.wait(len) == [(STATUS, b"online", 1, True)]
+
+
+def test_qos_0_without_a_link_is_dropped_and_counted() -> None:
+    with connection("mqtt://127.0.0.1:1", start=False) as link:
+        link.publish(TOPIC, b"1")
+        assert link.stats().dropped == {"offline": 1}
+        assert balanced(link)
+
+
 def test_a_birth_that_raises_is_told_and_does_not_end_the_link(caplog: pytest.LogCaptureFixture) -> None:
     def birth() -> list[Message]:
         raise ZeroDivisionError("no birth today")

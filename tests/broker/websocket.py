@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import select
 import socket
 import ssl
 import threading
@@ -57,10 +58,11 @@ def _frame(data: bytes) -> bytes:
     return b"\x82" + length + data
 
 
-def _shut(*socks: socket.socket) -> None:
-    for sock in socks:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+def _some(sock: socket.socket) -> bytes:
+    data = sock.recv(4096)
+    if not data:
+        raise ConnectionError("the end")
+    return data
 
 
 @contextlib.contextmanager
@@ -72,27 +74,19 @@ def websocket_door(port: int, authority: Authority | None = None) -> Iterator[tu
 
     def serve() -> None:
         client, _ = listener.accept()
-        try:
-            if authority is not None:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(authority.cert, authority.key)
-                client = context.wrap_socket(client, server_side=True)
+        if authority is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(authority.cert, authority.key)
+            client = context.wrap_socket(client, server_side=True)
+        with client, contextlib.suppress(OSError):
             paths.append(_greet(client))
-            back = threading.Thread(target=answer, args=(client,), name="door")
-            back.start()
-            with contextlib.suppress(OSError):
-                while True:
+            while True:  # in one thread: an SSL connection must not be read and written at once
+                held = client.pending() if isinstance(client, ssl.SSLSocket) else 0
+                readable = [client] if held else select.select([client, broker], [], [])[0]
+                if client in readable:
                     broker.sendall(_read_frame(client))
-            _shut(broker, client)
-            back.join(10)
-        finally:
-            client.close()
-
-    def answer(client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := broker.recv(4096):
-                client.sendall(_frame(data))
-        _shut(client)
+                if broker in readable:
+                    client.sendall(_frame(_some(broker)))
 
     thread = threading.Thread(target=serve, name="door")
     thread.start()
@@ -100,7 +94,8 @@ def websocket_door(port: int, authority: Authority | None = None) -> Iterator[tu
     try:
         yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", paths
     finally:
-        _shut(broker)
+        with contextlib.suppress(OSError):
+            broker.shutdown(socket.SHUT_RDWR)
         thread.join(10)
         broker.close()
         listener.close()

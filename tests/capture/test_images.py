@@ -45,7 +45,7 @@ def test_an_unreadable_picture_is_one_failed_frame(tmp_path: Path) -> None:
     (tmp_path / "2.jpg").write_text("not a picture")
     (tmp_path / "3.jpg").write_bytes(b"")
     whole = (tmp_path / "4.jpg").read_bytes()
-    (tmp_path / "4.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "4.jpg").write_bytes(whole[:-100])
     source = ImagesSource(Options(str(tmp_path)), context())
     (tmp_path / "5.jpg").unlink()
     outcomes = []

@@ -19,6 +19,13 @@ def test_survives_jpeg(frame_no: int, captured_ns: int, quality: int, seed: int)
     assert read_stamp(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)) == (frame_no, captured_ns)
 
 
+def test_survives_a_link_that_narrows_the_range_and_blurs() -> None:
+    image = np.zeros((96, 160, 3), np.uint8)
+    draw_stamp(image, 123, 456)
+    narrowed = (16 + cv2.GaussianBlur(image, (3, 3), 0).astype(np.float32) * (219 / 255)).astype(np.uint8)
+    assert read_stamp(narrowed) == (123, 456)
+
+
 def test_a_damaged_stamp_reads_as_none() -> None:
     image = np.zeros((STAMP_HEIGHT, STAMP_WIDTH, 3), np.uint8)
     assert read_stamp(image) is None

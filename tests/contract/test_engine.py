@@ -198,6 +198,8 @@ def test_a_damaged_model_is_one_paragraph(variant: Opened, damage: str) -> None:
     assert "\n" not in message
     assert len(message) < 800
     assert "; got " in message
+    if damage in ("empty", "text"):
+        assert f"got {'an empty file' if damage == 'empty' else 'text'}. " in message
 
 
 def test_a_file_that_is_not_there_is_a_model_error(variant: Opened, tmp_path: Path) -> None:

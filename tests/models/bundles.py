@@ -15,8 +15,8 @@ from tests.infer.onnx_models import identity
 MODEL = identity(TensorProto.FLOAT, (1, 3, 4, 4))
 
 
-def manifest(files: dict[str, bytes], **changes: Any) -> dict[str, Any]:
-    """A right manifest over `files`, with `changes`; a change to None takes the key away."""
+def manifest(contents: dict[str, bytes], /, **changes: Any) -> dict[str, Any]:
+    """A right manifest over `contents`, with `changes`; a change to None takes the key away."""
     made: dict[str, Any] = {
         "v": 1,
         "name": "net",
@@ -24,7 +24,7 @@ def manifest(files: dict[str, bytes], **changes: Any) -> dict[str, Any]:
         "task": "detect",
         "files": {
             name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            for name, content in files.items()
+            for name, content in contents.items()
         },
         "artifacts": [{"file": "model.onnx", "for": ["cpu"]}],
         "inputs": [

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from edgerun.errors import ModelError
-from edgerun.models import find_bundled, golden_cases, load
+from edgerun.infer.tflite import Options, TfliteEngine
+from edgerun.models import complete, find_bundled, golden_cases, load
+from edgerun.ports import EngineContext
+from edgerun.preprocess import PicturePreprocess
 from tests.models.bundles import MODEL, files, manifest, write_folder, write_zip
 from tests.real_models import ROOT, model_file
 
@@ -72,10 +75,19 @@ def test_the_artifact_for_an_accelerator(write: Writer, tmp_path: Path) -> None:
 
 def test_a_changed_file_is_refused_before_it_is_parsed(write: Writer, tmp_path: Path) -> None:
     described = manifest(files())
-    contents = {**files(), "labels.txt": b"\xff\xfe not even text"}
+    original = files()["labels.txt"]
+    contents = {**files(), "labels.txt": b"\xff" * len(original)}
     message = refused(write(tmp_path / "b", contents, described))
     assert "labels.txt: a file of the bundle is not the one its manifest lists; expected sha256 " in message
     assert "fetch the bundle again" in message.lower()
+
+
+def test_a_file_of_another_size_is_refused(write: Writer, tmp_path: Path) -> None:
+    described = manifest(files())
+    described["files"]["labels.txt"]["bytes"] += 1
+    assert f"expected sha256 {described['files']['labels.txt']['sha256']}, 12 bytes; got" in refused(
+        write(tmp_path / "b", files(), described)
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,22 +206,32 @@ def golden_file(**arrays: np.ndarray[Any, Any]) -> bytes:
 
 
 def test_golden_cases(write: Writer, tmp_path: Path) -> None:
-    inputs, first, second = np.arange(6).reshape(2, 1, 3), np.ones((2, 1, 5)), np.zeros((2, 1))
-    contents = {**files(), "golden.npz": golden_file(input_0=inputs, output_0=first, output_1=second)}
+    picture, boxes = np.arange(12, dtype=np.uint8).reshape(2, 2, 3), np.ones((1, 4))
+    arrays = {"input_0": picture, "raw_boxes_0": boxes, "input_1": picture + 1, "raw_boxes_1": boxes * 2}
+    contents = {**files(), "golden.npz": golden_file(**arrays)}
     cases = golden_cases(load(write(tmp_path / "b", contents, manifest(contents))))
-    assert [(len(i), len(o)) for i, o in cases] == [(1, 2), (1, 2)]
-    assert cases[1][0][0].tolist() == [[3, 4, 5]]
-    assert cases[1][1][1].shape == (1,)
+    assert [case.picture.tolist() for case in cases] == [picture.tolist(), (picture + 1).tolist()]
+    assert [{name: array.tolist() for name, array in case.expected.items()} for case in cases] == [
+        {"raw_boxes": [[1] * 4]},
+        {"raw_boxes": [[2] * 4]},
+    ]
+
+
+PICTURE = np.zeros((2, 2, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         b"not a zip",
-        golden_file(input_0=np.zeros((2, 1))),
-        golden_file(input_0=np.zeros((2, 1)), output_0=np.zeros((3, 1))),
-        golden_file(input_0=np.zeros((2, 1)), output_0=np.zeros((2, 1)), other=np.zeros((2, 1))),
-        golden_file(input_0=np.array([{}], object), output_0=np.zeros((1, 1))),
+        golden_file(),
+        golden_file(input_0=PICTURE),
+        golden_file(boxes_0=np.zeros(4)),
+        golden_file(input_0=PICTURE, boxes_1=np.zeros(4)),
+        golden_file(input_0=PICTURE, input_2=PICTURE, boxes_0=np.zeros(4)),
+        golden_file(input_0=PICTURE, boxes=np.zeros(4)),
+        golden_file(input_0=PICTURE.astype(np.float32), boxes_0=np.zeros(4)),
+        golden_file(input_0=PICTURE, boxes_0=np.array([{}], object)),
     ],
 )
 def test_a_golden_file_that_holds_no_cases(tmp_path: Path, content: bytes) -> None:
@@ -217,6 +239,42 @@ def test_a_golden_file_that_holds_no_cases(tmp_path: Path, content: bytes) -> No
     bundle = load(write_folder(tmp_path / "b", contents, manifest(contents)))
     with pytest.raises(ModelError, match=r"net: golden\.npz: the golden file"):
         golden_cases(bundle)
+
+
+def test_the_detector_that_ships_does_what_its_golden_cases_say() -> None:
+    """Within half a quantum of a score's logit and a little, because kernels differ between processors."""
+    path = find_bundled("ssd-mobilenet-v2-oid")
+    assert path is not None
+    bundle = load(path)
+    engine = TfliteEngine(Options(), EngineContext(bundle.model, bundle.name))
+    bundle = complete(bundle, engine.inputs, engine.outputs)
+    assert (bundle.decoder, bundle.task, len(bundle.labels or ())) == ("ssd-anchors", "detect", 24)
+    picture = bundle.picture
+    assert picture.layout is not None
+    assert picture.color is not None
+    assert picture.fit is not None
+    assert picture.mean is not None
+    assert picture.std is not None
+    preprocess = PicturePreprocess(
+        engine.inputs[0],
+        size=picture.size,
+        layout=picture.layout,
+        color=picture.color,
+        fit=picture.fit,
+        mean=picture.mean,
+        std=picture.std,
+    )
+    cases = golden_cases(bundle)
+    assert len(cases) >= 3
+    for case in cases:
+        tensor, _ = preprocess.prepare(np.ascontiguousarray(case.picture[:, :, ::-1]))
+        expected = {tuple(array.shape): array for array in case.expected.values() if array.shape[0] == 1917}
+        for spec, raw in zip(engine.outputs, engine.infer((tensor,)), strict=True):
+            real = raw.astype(np.float32)
+            if spec.scale:
+                real = (real - spec.zero_point[0]) * spec.scale[0]
+            off = np.abs(real[0] - expected[real.shape[1:]].astype(np.float32))
+            assert np.quantile(off, 0.99) <= 0.25
 
 
 def test_models_that_ship_are_found_by_name_and_nothing_else_is() -> None:

@@ -49,10 +49,11 @@ def test_tflite_metadata_gives_normalisation_labels_and_all(caplog: pytest.LogCa
     assert bundle.picture == PictureInput("images", (224, 224), "NHWC", "RGB", "stretch", (127.0,), (128.0,))
     assert bundle.labels is not None
     assert (len(bundle.labels), bundle.labels[0], bundle.labels[281]) == (1000, "tench", "tabby")
-    assert [record.getMessage() for record in caplog.records] == [
-        "model efficientnet_lite0_int8 does not say all of how it wants pictures; assumed: stretched to the input's size "
-        "(a bundle's manifest.json can say it)"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "model efficientnet_lite0_int8 does not say all of how it wants pictures; assumed: stretched to the input's "
+        "size (a bundle's manifest.json can say it)"
+    )
 
 
 def test_a_segmenter_says_that_its_outputs_need_a_decoder() -> None:

@@ -14,7 +14,7 @@ from edgerun.models import Bundle, complete, load
 from edgerun.ports import EngineContext
 from edgerun.preprocess import PicturePreprocess
 from tests.preprocess.reference import fitted, round_away
-from tests.real_models import model_file, picture_file
+from tests.real_models import model_file
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_knows_what_the_pictures_show(
     first: set[str],
     first_three: set[str],
 ) -> None:
-    tensor, _ = preprocess_of(engine, bundle, "crop").prepare(cv2.imread(str(picture_file(picture))))
+    tensor, _ = preprocess_of(engine, bundle, "crop").prepare(cv2.imread(str(model_file(picture))))
     scores = engine.infer((tensor,))[0][0]
     assert bundle.labels is not None
     best = [bundle.labels[i] for i in np.argsort(-scores.astype(int), kind="stable")[:3]]
@@ -72,7 +72,7 @@ def test_knows_what_the_pictures_show(
 def test_pixels_are_normalised_and_then_quantised_not_fed_raw(engine: TfliteEngine, bundle: Bundle) -> None:
     """q = round((pixel − 127) / 128 / scale) + zero point, exactly; raw pixels are another tensor and do worse."""
     preprocess = preprocess_of(engine, bundle, "stretch")
-    image = cv2.imread(str(picture_file("chelsea.png")))
+    image = cv2.imread(str(model_file("chelsea.png")))
     tensor, _ = preprocess.prepare(image)
     rgb = fitted(image, 224, 224, "stretch")[:, :, ::-1]
     scale, zero = engine.inputs[0].scale[0], engine.inputs[0].zero_point[0]
@@ -82,7 +82,7 @@ def test_pixels_are_normalised_and_then_quantised_not_fed_raw(engine: TfliteEngi
     assert bundle.picture.std == (128.0,)
     assert np.abs(tensor[0].astype(int) - rgb).mean() > 10
 
-    coffee = cv2.imread(str(picture_file("coffee.png")))
+    coffee = cv2.imread(str(model_file("coffee.png")))
     right = engine.infer((preprocess.prepare(coffee)[0],))[0][0, 967]
     raw = np.ascontiguousarray(fitted(coffee, 224, 224, "stretch")[None, :, :, ::-1])
     assert right > engine.infer((raw,))[0][0, 967]
