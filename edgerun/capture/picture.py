@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgerun.capture.multipart import JpegWalk
 from edgerun.errors import FrameError
 from edgerun.types import Image
 
@@ -17,12 +18,12 @@ def decode_picture(cv2: Any, data: bytes, out: Image | None, where: str) -> Imag
     """`data` (JPEG, PNG, … whatever OpenCV reads) as `H×W×3` uint8 BGR, turned as its EXIF orientation says.
 
     Lands in `out` when that has the right shape; `imdecode` has no destination argument in Python, so that costs one
-    copy. Raises `FrameError` (`empty`, `decode`). A JPEG without its end marker is refused: libjpeg would fill the rest
-    with grey and call it a picture.
+    copy. Raises `FrameError` (`empty`, `decode`). A JPEG without its end marker is refused: libjpeg fills the rest with
+    grey, and not every OpenCV says so.
     """
     if not data:
         raise FrameError("the frame has no bytes", where=where, reason="empty")
-    if data.startswith(_JPEG_START) and _JPEG_END not in data[-64:]:  # some cameras pad behind the end marker
+    if is_cut_short(data):
         raise FrameError("the JPEG is cut short: it has no end marker", where=where, reason="decode")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -35,6 +36,13 @@ def decode_picture(cv2: Any, data: bytes, out: Image | None, where: str) -> Imag
             "the picture cannot be decoded", where=where, got=f"{len(data)} bytes that are no picture", reason="decode"
         )
     return into(image, out)
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether this is a JPEG without its end marker. Cameras pad behind it, phones append trailers of their own."""
+    if not data.startswith(_JPEG_START) or _JPEG_END in data[-64:]:
+        return False
+    return JpegWalk().find_end(data) is None
 
 
 def into(image: Image, out: Image | None) -> Image:

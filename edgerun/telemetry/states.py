@@ -47,7 +47,9 @@ class StateKeeper:
 
     def set_state(self, stream: str, state: State, reason: str) -> None:
         """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go."""
-        self._update(stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": None}))
+        self._update(
+            stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": None})
+        )
 
     def take_changed(self) -> dict[str, StreamState]:
         """The streams whose state is not what was taken last, with their state now."""

@@ -84,18 +84,18 @@ def test_topics_nobody_can_publish_to(topic: str) -> None:
         check_topic(topic)
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_300, 16_384, 2_097_000, 2_097_152])
+@pytest.mark.parametrize("edge", [0, 128, 16_384, 2_097_152])
 @pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize("mqtt5", [False, True])
-def test_packet_size_is_what_paho_writes(size: int, qos: int, mqtt5: bool) -> None:
+def test_packet_size_is_what_paho_writes(edge: int, qos: int, mqtt5: bool) -> None:
     from paho.mqtt import client as paho
 
-    client = paho.Client(
-        paho.CallbackAPIVersion.VERSION2, client_id="d", protocol=paho.MQTTv5 if mqtt5 else paho.MQTTv311
-    )
-    packets: list[bytes] = []
+    version = paho.MQTTv5 if mqtt5 else paho.MQTTv311
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="d", protocol=version)
+    sizes: list[int] = []
     client._sock = object()  # it only has to be there
-    client._packet_queue = lambda command, packet, *rest: packets.append(bytes(packet))
-    client._send_publish(1, "töpic".encode(), b"x" * size, qos)
+    client._packet_queue = lambda command, packet, *rest: sizes.append(len(packet))
+    for size in range(max(0, edge - 16), edge + 2):
+        client._send_publish(1, "töpic".encode(), b"x" * size, qos)
+        assert packet_bytes(Message("töpic", b"x" * size, qos), mqtt5=mqtt5) == sizes[-1]
     client._sock = None
-    assert packet_bytes(Message("töpic", b"x" * size, qos), mqtt5=mqtt5) == len(packets[0])

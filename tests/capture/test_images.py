@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerun.capture.images import ImagesSource, Options, natural_key
+from edgerun.capture.picture import decode_picture
 from edgerun.capture.stamp import read_stamp
 from edgerun.clock import FakeClock
 from edgerun.errors import FrameError, SourceError
@@ -97,3 +98,14 @@ def test_nothing_there(tmp_path: Path, below: str, message: str) -> None:
 @given(st.lists(st.text("ab12²٣.", max_size=8), unique=True, max_size=8))
 def test_natural_order_is_total(names: list[str]) -> None:
     assert sorted(names, key=natural_key) == sorted(names, key=natural_key)
+
+
+def test_a_cut_jpeg_is_refused_and_one_with_a_trailer_is_not() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
+    jpeg = bytes(cv2.imencode(".jpg", noise)[1])
+    for whole in (jpeg, jpeg + b"\x00" * 10, jpeg + b"a phone's own trailer " * 20):
+        assert decode_picture(cv2, whole, None, "here").shape == (96, 160, 3)
+    for cut in (jpeg[:-2], jpeg[:-100], jpeg[: len(jpeg) // 2]):
+        with pytest.raises(FrameError, match="cut short") as raised:
+            decode_picture(cv2, cut, None, "here")
+        assert raised.value.reason == "decode"
