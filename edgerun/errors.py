@@ -17,6 +17,17 @@ A message is one paragraph: what, where, expected, got, what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
+    """A remedy that asks for the nearest of `known`, whatever its case, or None when nothing is near."""
+    import difflib  # costs milliseconds that only those who mistype should pay
+
+    candidates = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(wrong.lower(), candidates, n=1)
+    return f'did you mean "{candidates[close[0]]}"?' if close else None
+
 
 class EdgerunError(Exception):
     """Root of the tree.

@@ -5,12 +5,11 @@ Plug-ins from outside register the entry-point group `edgerun` with names of the
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from importlib.metadata import entry_points
 from typing import Any
 
-from edgerun.errors import ConfigError, MissingError
+from edgerun.errors import ConfigError, MissingError, did_you_mean
 
 BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -58,12 +57,11 @@ def resolve(room: str, kind: str) -> Any:
         for entry in entry_points(group=_GROUP, name=f"{room}.{kind}"):
             target = entry.value
     if target is None:
-        close = difflib.get_close_matches(kind, kinds(room), n=1)
         raise ConfigError(
             f"unknown {room} kind",
             expected="one of " + ", ".join(kinds(room)),
             got=repr(kind),
-            remedy=f'did you mean "{close[0]}"?' if close else None,
+            remedy=did_you_mean(kind, kinds(room)),
         )
     module, _, name = target.partition(":")
     try:

@@ -13,7 +13,6 @@ nested structs and unions of these; `msgspec.Meta` gives bounds, a pattern and t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
@@ -24,7 +23,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 
 import msgspec
 
-from edgerun.errors import ConfigError
+from edgerun.errors import ConfigError, did_you_mean
 
 Hook = Callable[[Any, str, "Report"], Any]
 
@@ -75,13 +74,6 @@ def join(path: str, key: str) -> str:
     """The dotted path of `key` under `path`; a key that TOML would quote is quoted."""
     part = key if _BARE_KEY.fullmatch(key) else '"' + key.translate({i: f"\\u{i:04x}" for i in range(32)}) + '"'
     return f"{path}.{part}" if path else part
-
-
-def suggest(wrong: str, known: Iterable[str]) -> str | None:
-    """A remedy that asks `did you mean`, or None when nothing is close."""
-    candidates = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(wrong.lower(), candidates, n=1, cutoff=0.6)
-    return f'did you mean "{candidates[close[0]]}"?' if close else None
 
 
 def mask(text: str) -> str:
@@ -158,7 +150,7 @@ def unknown_key(path: str, key: object, known: Iterable[str], report: Report) ->
     if report.planned(place):
         report.add(place, "planned, not in this version", remedy="remove it")
     else:
-        report.add(place, "unknown key", expected="one of " + ", ".join(known), remedy=suggest(str(key), known))
+        report.add(place, "unknown key", expected="one of " + ", ".join(known), remedy=did_you_mean(str(key), known))
 
 
 def read(value: Any, kind: Any, path: str, report: Report, name: str = "") -> Any:
@@ -257,7 +249,7 @@ def _read_leaf(value: Any, base: Any, metas: Any, path: str, report: Report, nam
     if get_origin(base) is Literal:
         choices = get_args(base)
         if not isinstance(value, str | int) or value not in choices:
-            remedy = suggest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else None
+            remedy = did_you_mean(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else None
             report.add(path, "not one of the choices", expected=describe(base), got=show(value), remedy=remedy)
             return INVALID
         return value

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from edgerun import __version__
-from edgerun.cli.parser import Parser, suggest
-from edgerun.errors import ConfigError, ConfigErrors, DeviceError, EdgerunError, SourceError
+from edgerun.cli.parser import Parser
+from edgerun.errors import ConfigError, ConfigErrors, DeviceError, EdgerunError, SourceError, did_you_mean
 
 COMMANDS = {
     "demo": ("edgerun.cli.demo", "the bundled detector on a bundled clip of a street"),
@@ -100,7 +100,7 @@ def _dispatch(words: list[str]) -> int:
             "unknown command",
             expected="one of " + ", ".join(COMMANDS),
             got=repr(command),
-            remedy=suggest(command, COMMANDS) or "see edgerun --help",
+            remedy=did_you_mean(command, COMMANDS) or "see edgerun --help",
         )
     parser = make_parser(command)
     args, unknown = parser.parse_known_args(words)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from edgerun.errors import ConfigError
+from edgerun.errors import ConfigError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,21 +22,13 @@ class Parser(argparse.ArgumentParser):
         flag = words[0].partition("=")[0]
         known = [option for action in self._actions for option in action.option_strings]
         what = "unknown flag" if flag.startswith("-") else "unexpected argument"
-        raise ConfigError(what, got=repr(words[0]), remedy=suggest(flag, known) or f"see {self.prog} --help")
+        raise ConfigError(what, got=repr(words[0]), remedy=did_you_mean(flag, known) or f"see {self.prog} --help")
 
     def command(self, name: str) -> Parser:
         """The parser of a sub-command."""
         groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         parser: Parser = groups[0].choices[name]
         return parser
-
-
-def suggest(wrong: str, known: Iterable[str]) -> str | None:
-    """A remedy that asks `did you mean`, or None. Here again without msgspec: `--help` must not pay for it."""
-    import difflib
-
-    close = difflib.get_close_matches(wrong, known, n=1)
-    return f'did you mean "{close[0]}"?' if close else None
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,9 @@ import msgspec
 from edgerun.config.source import camera_node, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
-from edgerun.errors import ConfigError, ConfigErrors
+from edgerun.errors import ConfigError, ConfigErrors, did_you_mean
 from edgerun.secret import KINDS, Kind, Secret
-from edgerun.validate import INVALID, Hook, Report, describe, join, read_struct, show, suggest
+from edgerun.validate import INVALID, Hook, Report, describe, join, read_struct, show
 
 OptionsOf = Callable[[str, str], type[msgspec.Struct]]
 """(room, kind) → the plug-in's options struct; raises `ConfigError` for an unknown kind."""
@@ -149,7 +149,7 @@ class _Reader:
                         if key == "path"
                         else "a text file with one label a line",
                         got=str(path),
-                        remedy=suggest(path.name, _names_in(path.parent)),
+                        remedy=did_you_mean(path.name, _names_in(path.parent)),
                     )
 
     def model_path(self, path: Path) -> Path:
@@ -180,7 +180,7 @@ class _Reader:
         unknown = [str(key) for key in value if key not in KINDS[:3]]
         if unknown or len(value) != 1:
             got = "keys " + ", ".join(map(str, value)) if value else "an empty table"
-            remedy = suggest(unknown[0], KINDS[:3]) if unknown else None
+            remedy = did_you_mean(unknown[0], KINDS[:3]) if unknown else None
             report.add(place, "not a place for a password", expected=expected, got=got, remedy=remedy)
             return INVALID
         kind, text = next(iter(value.items()))
@@ -267,7 +267,7 @@ def _check_references(streams: dict[str, Any], models: dict[str, Any], report: R
                 "no such model",
                 expected="one of " + ", ".join(known) if known else "the name of a [models.NAME] table",
                 got=show(wanted),
-                remedy=suggest(wanted, known) or f"add [models.{wanted}]",
+                remedy=did_you_mean(wanted, known) or f"add [models.{wanted}]",
             )
 
 

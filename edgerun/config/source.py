@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgerun.errors import ConfigError
-from edgerun.validate import show, suggest
+from edgerun.errors import ConfigError, did_you_mean
+from edgerun.validate import show
 
 _VIDEO = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".3gp", ".ogv", ".flv", ".wmv"),
@@ -45,7 +45,9 @@ def parse_source(text: str, folder: Path = Path()) -> tuple[str, dict[str, Any]]
             return "file", {"path": str(path)}
         if path.suffix.lower() in _IMAGE or re.search(r"[*?\[]", text) or os.path.isdir(path):
             return "images", {"path": str(path)}
-    remedy = suggest(text, ["synthetic"]) if "/" not in text else None if scheme else "check the spelling of the path"
+    remedy = (
+        did_you_mean(text, ["synthetic"]) if "/" not in text else None if scheme else "check the spelling of the path"
+    )
     raise ConfigError("not a source", expected=_SOURCES, got=show(text), remedy=remedy)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from edgerun.errors import ConfigError
+from edgerun.errors import ConfigError, did_you_mean
 from edgerun.ports import Decoder
 from edgerun.types import Answer, Placement, Tensor
 
@@ -30,15 +29,12 @@ class Select:
         for label in sorted(self._labels):
             if label in known or (not known and label.isdecimal()):
                 continue
-            close = difflib.get_close_matches(label, known, n=1) or [
-                name for name in known if name.casefold() == label.casefold()
-            ]
             raise ConfigError(
                 "the model has no such label",
                 where="labels",
                 expected=_few(known) if known else "class numbers, because the model has no labels",
                 got=f'"{label}"',
-                remedy=f'did you mean "{close[0]}"?' if close else None,
+                remedy=did_you_mean(label, known),
             )
         self.labels = tuple(name for name in known if name in self._labels) or tuple(sorted(self._labels))
 

@@ -8,9 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from edgerun.errors import ConfigError, DeviceError, EngineError, MissingError, ModelError
+from edgerun.errors import ConfigError, DeviceError, EngineError, MissingError, ModelError, did_you_mean
 from edgerun.ports import Engine, EngineContext
-from edgerun.validate import suggest
 
 _log = logging.getLogger(__name__)
 
@@ -69,5 +68,5 @@ def _cannot_open(name: str) -> str | None:
         return None
     if name in ACCELERATORS:
         return "this version opens only the CPU"
-    hint = suggest(name, ACCELERATORS)
+    hint = did_you_mean(name, ACCELERATORS)
     return f"unknown accelerator; {hint or 'known are ' + ', '.join(ACCELERATORS)}"

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edgerun.errors import ModelError
+from edgerun.protobuf import fields, numbers, signed, varints
 
 _DTYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}
 """TensorProto.DataType → how `raw_data` is laid out (little-endian by specification)."""
@@ -42,10 +43,10 @@ def read_quantisation(model: bytes | Path) -> dict[str, Quantisation]:
     """
     content = memoryview(model.read_bytes() if isinstance(model, Path) else model)
     try:
-        graph = next((part for field, part in _fields(content) if field == 7), memoryview(b""))
+        graph = next((part for field, part in fields(content) if field == 7), memoryview(b""))
         constants: dict[str, memoryview] = {}
         nodes = []
-        for field, part in _fields(graph):
+        for field, part in fields(graph):
             if field == 1:
                 node = _read_node(part)
                 if node.kind == "Constant" and node.value is not None:
@@ -74,7 +75,7 @@ def _edges(nodes: list[_Node], constants: dict[str, memoryview]) -> Iterator[tup
 def _read_node(part: memoryview) -> _Node:
     """NodeProto: input 1, output 2, op_type 4, attribute 5 (AttributeProto: name 1, i 3, t 5)."""
     inputs, outputs, kind, axis, value = [], [], "", 1, None
-    for field, item in _fields(part):
+    for field, item in fields(part):
         if field == 1:
             inputs.append(bytes(item).decode())
         elif field == 2:
@@ -84,80 +85,24 @@ def _read_node(part: memoryview) -> _Node:
         elif field == 5:
             name = _text(item, 1)
             if name == "axis":
-                axis = next((_signed(number) for at, number in _numbers(item) if at == 3), axis)
+                axis = next((signed(number) for at, number in numbers(item) if at == 3), axis)
             elif name == "value":
-                value = next((tensor for at, tensor in _fields(item) if at == 5), None)
+                value = next((tensor for at, tensor in fields(item) if at == 5), None)
     return _Node(kind, tuple(inputs), tuple(outputs), axis, value)
 
 
 def _values(tensor: memoryview) -> list[float]:
     """TensorProto: data_type 2, float_data 4, int32_data 5, raw_data 9. int32_data holds all small integer types."""
-    kind = next((number for at, number in _numbers(tensor) if at == 2), 1)
-    raw = next((bytes(part) for at, part in _fields(tensor) if at == 9), b"")
+    kind = next((number for at, number in numbers(tensor) if at == 2), 1)
+    raw = next((bytes(part) for at, part in fields(tensor) if at == 9), b"")
     if raw:
         return [float(value) for value in np.frombuffer(raw, _DTYPES[kind])]
-    packed = b"".join(bytes(part) for at, part in _fields(tensor) if at == (4 if kind == 1 else 5))
+    packed = b"".join(bytes(part) for at, part in fields(tensor) if at == (4 if kind == 1 else 5))
     if kind == 1:
         return [float(value) for value in np.frombuffer(packed, "<f4")]
-    numbers = [float(_signed(number)) for at, number in _numbers(tensor) if at == 5]
-    at = 0
-    while at < len(packed):
-        number, at = _varint(memoryview(packed), at)
-        numbers.append(float(_signed(number)))
-    return numbers
+    loose = [number for at, number in numbers(tensor) if at == 5]
+    return [float(signed(number)) for number in (*loose, *varints(memoryview(packed)))]
 
 
 def _text(message: memoryview, field: int) -> str:
-    return next((bytes(part).decode() for at, part in _fields(message) if at == field), "")
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited and fixed fields of a message, as they lie."""
-    for field, kind, _, part in _scan(message):
-        if kind != 0:
-            yield field, part
-
-
-def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
-    """The varint fields of a message."""
-    for field, kind, number, _ in _scan(message):
-        if kind == 0:
-            yield field, number
-
-
-def _scan(message: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
-        kind, number = tag & 7, 0
-        if kind == 0:
-            number, after = _varint(message, at)
-        elif kind == 2:
-            size, at = _varint(message, at)
-            after = at + size
-        elif kind in (1, 5):
-            after = at + (8 if kind == 1 else 4)
-        else:
-            raise ValueError(f"wire type {kind}")
-        if after > end:
-            raise ValueError("a field reaches beyond its message")
-        yield tag >> 3, kind, number, message[at:after]
-        at = after
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = message[at]
-        number |= (byte & 127) << shift
-        at += 1
-        if byte < 128:
-            return number, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number longer than 64 bits")
-
-
-def _signed(number: int) -> int:
-    """A varint as the two's complement int64 it encodes."""
-    return number - (1 << 64) if number >= 1 << 63 else number
+    return next((bytes(part).decode() for at, part in fields(message) if at == field), "")

@@ -56,6 +56,15 @@ def test_bytes_arrive_as_they_were_sent_in_order() -> None:
     assert {(m.qos, m.retain) for m in messages} == {(1, False)}
 
 
+def test_a_publisher_wakes_an_idle_link() -> None:
+    with mosquitto.broker() as broker, connection(broker.url) as link:
+        wait_until(lambda: link.connected)
+        deadline = time.monotonic() + 20
+        for _ in range(40):  # a link that is not woken looks up once a second
+            link.publish(TOPIC, b"1", qos=1)
+            assert link.flush(deadline - time.monotonic())
+
+
 def test_online_birth_then_the_rest_and_offline_at_the_end() -> None:
     info = Message(f"edgerun/{DEVICE}/info", b"{}", 1, True)
     with mosquitto.broker() as broker:

@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,21 +87,9 @@ def test_a_folder_without_permission_is_told_at_the_start(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+def tiny_disk(make_disk: Callable[[str], Path]) -> Path:
     """A file system of 16 kB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16k", "edgerun-test", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"this container may not mount a tmpfs: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)  # a failing test leaves files open
+    return make_disk("16k")
 
 
 def test_a_full_disk_costs_lines_and_nothing_else(tiny_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
