@@ -128,7 +128,7 @@ def test_config_file_to_real_subscriber(tmp_path: Path) -> None:
             source = "{CLIP}"
             loop = true
             model = "detector"
-            labels = ["Person"]
+            labels = ["person"]
             """
         )
         with mosquitto.subscriber(broker, "edgerun/#") as seen:
@@ -151,7 +151,7 @@ def test_config_file_to_real_subscriber(tmp_path: Path) -> None:
         if kind != "status":
             schemas.validate({"detections": "result"}.get(kind, kind), json.loads(message.payload))
     results = [json.loads(m.payload) for m in messages if "/detections/" in m.topic]
-    assert all(d["label"] == "Person" for r in results for d in r["detections"])
+    assert all(d["label"] == "person" for r in results for d in r["detections"])
     assert len({r["id"] for r in results}) == len(results)
 
 
