@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from edgerun.clock import Clock
 from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, StreamConfig
 from edgerun.decode.select import Select
 from edgerun.device.load import LoadSensor, process_started_ns
-from edgerun.errors import EdgerunError, ModelError
+from edgerun.errors import DeviceError, EdgerunError, ModelError
 from edgerun.infer import open_engine
 from edgerun.models import Bundle, complete, load, read_labels
 from edgerun.pipeline.capture import Capture
@@ -24,6 +25,7 @@ from edgerun.pipeline.lane import Lane, LanePlan
 from edgerun.pipeline.notice import NoticeBoard, StopRequested, StreamNotice
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
+from edgerun.pipeline.pulse import BEAT_S, Pulse
 from edgerun.pipeline.worker import Delivery, Worker
 from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext, Sink, SinkContext, Source, SourceContext
 from edgerun.preprocess import PicturePreprocess
@@ -38,7 +40,6 @@ from edgerun.types import ModelInfo
 _log = logging.getLogger(__name__)
 
 _OUTBOX_SIZE = 64
-_NEVER_NS = 1 << 62
 
 
 class LoadedModel(msgspec.Struct, frozen=True):
@@ -133,8 +134,10 @@ class App:
         self._run_id = run_id
         self._ledger = Ledger(clock)
         self._load = LoadSensor(clock)
+        self._pulse = Pulse(clock)
         self._first_result_ns: int | None = None
         self._models: dict[str, LoadedModel] = {}
+        self._held_models: set[str] = set()
         self._sinks: list[Sink] = []
         self._broker: Connection | None = None
         try:
@@ -151,7 +154,8 @@ class App:
             raise
 
     def start(self) -> None:
-        """Connect and start every thread."""
+        """Connect and start every thread. From now on `tick` is to be called when `next_tick_ns` says so."""
+        self._pulse.beat()
         if self._broker is not None:
             self._broker.start()
         self.pipeline.start()
@@ -159,7 +163,7 @@ class App:
     def stop(self, limit_s: float) -> None:
         """End the pipeline in data order, flush the sinks and say goodbye to the broker, all within `limit_s`.
 
-        Raises `StageError` naming a thread that would not end.
+        Raises `StageError` naming a thread that would not end. To be called once.
         """
         deadline_ns = self.clock.mono_ns() + round(limit_s * 1e9)
         try:
@@ -167,22 +171,31 @@ class App:
             if stuck:
                 _log.error("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
         finally:
-            if self._broker is not None:
-                self._reporter.send_states(self._broker)
+            self._forget_what_is_held(self.pipeline.held)
+            broker = self._broker
+            if broker is not None:
+                self._reporter.send_states(broker)
             for sink in self._sinks:
                 sink.flush(self._left_s(deadline_ns) * 0.6)
-            if self._broker is not None:
-                self._broker.stop(self._left_s(deadline_ns))
+            if broker is not None:
+                self._broker = None  # `close` need not wait for it again
+                broker.stop(self._left_s(deadline_ns))
 
     def close(self) -> None:
         """Give back everything that is open. Idempotent."""
-        for sink in self._sinks:
-            sink.close()
-        if self._broker is not None:
-            self._broker.stop(0.0)
-        for model in self._models.values():
-            model.engine.close()
-        self._models, self._sinks, self._broker = {}, [], None
+        with ExitStack() as each:  # the rest is closed whatever one of them raises
+            for name, model in self._models.items():
+                if name not in self._held_models:
+                    each.callback(model.engine.close)
+            if self._broker is not None:
+                each.callback(self._broker.stop, 0.0)
+            for sink in self._sinks:
+                each.callback(sink.close)
+            self._models, self._sinks, self._broker = {}, [], None
+
+    def delivered(self, timeout_s: float) -> bool:
+        """Whether the broker, where there is one, has acknowledged everything; waits up to `timeout_s` for it."""
+        return self._broker is None or self._broker.flush(timeout_s)
 
     def tell(self, notice: StreamNotice) -> None:
         """Log and publish that a stream's state changed."""
@@ -196,10 +209,12 @@ class App:
 
     def next_tick_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""
-        return self._reporter.next_due_ns() if self._broker is not None else _NEVER_NS
+        beat_ns = self.clock.mono_ns() + round(BEAT_S * 1e9)
+        return min(beat_ns, self._reporter.next_due_ns()) if self._broker is not None else beat_ns
 
     def tick(self) -> None:
-        """Publish what is due."""
+        """Say that the process runs, and publish what is due."""
+        self._pulse.beat()
         if self._broker is not None:
             self._reporter.tick(self._broker)
 
@@ -215,6 +230,12 @@ class App:
             cpu_s=load.get("cpu_s"),
             start_to_first_result_s=self._start_to_first_result_s(),
         )
+
+    def _forget_what_is_held(self, threads: Sequence[str]) -> None:
+        """What a thread that would not end still works with is neither flushed nor closed under its hands."""
+        if "publish" in threads:
+            self._sinks = []
+        self._held_models = {name for name in self._models if f"worker:{name}" in threads}
 
     def _used_models(self) -> Iterator[tuple[str, ModelConfig]]:
         used = {stream.model for stream in self._config.streams.values()}
@@ -272,7 +293,13 @@ class App:
             for stream_name, lane in lanes.items():
                 opener = self._source_opener(stream_name, self._config.streams[stream_name])
                 captures[stream_name] = Capture(
-                    stream_name, opener, [lane], self.clock, self._notices, frames=self._options.frames
+                    stream_name,
+                    opener,
+                    [lane],
+                    self.clock,
+                    self._notices,
+                    frames=self._options.frames,
+                    stood_still=self._pulse.stood_still,
                 )
                 self._ledger.add(stream_name, lane.meter)
             workers.append(
@@ -330,7 +357,11 @@ class App:
         return [Message(topic, body, qos=1, retain=True) for topic, body in self._reporter.birth()]
 
     def _read_load(self) -> dict[str, float]:
-        return {reading.name: reading.value for reading in self._load.read()}
+        try:
+            return {reading.name: reading.value for reading in self._load.read()}
+        except DeviceError as error:  # what this process costs is then not known; it goes on
+            _log.warning("%s", error)
+            return {}
 
     def _note_published(self, published: int, now_ns: int) -> None:
         if published == 1:

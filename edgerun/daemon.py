@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -17,17 +19,21 @@ from edgerun.clock import SystemClock
 from edgerun.config import Config, RunOptions
 from edgerun.errors import EdgerunError, SourceError, StageError
 from edgerun.pipeline.notice import (
+    Notice,
     NoticeBoard,
     StopRequested,
     StreamNotice,
     ThreadDied,
     ThreadEnded,
 )
+from edgerun.pipeline.pipeline import Pipeline
 
 _log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 4.0  # of the 5 s that systemd and users are promised; the rest is the interpreter's
-_DRAIN_LIMIT_S = 60.0  # at the natural end of the data nothing presses
+_DELIVERY_LIMIT_S = 30.0
+_LOOK_S = 0.2  # how often the wait for the broker looks for a signal
+_NEVER_NS = 1 << 62
 
 
 def serve(config: Config, options: RunOptions) -> dict[str, Any]:
@@ -39,11 +45,17 @@ def serve(config: Config, options: RunOptions) -> dict[str, Any]:
     notices: NoticeBoard = NoticeBoard()
     with _signals(notices):
         app = App(config, options, SystemClock(), notices, run_id=secrets.token_hex(4))
+        code = 1
         try:
-            app.start()
-            return _Turn(app, options, notices).run()
+            if notices.empty():  # else a signal came while the models were loading
+                app.start()
+            account = _Turn(app, options, notices).run()
+            code = 0
+            return account
         finally:
             app.close()
+            if app.pipeline.held:
+                atexit.register(_leave, app.pipeline, code)
 
 
 class _Turn:
@@ -54,58 +66,71 @@ class _Turn:
         self._options = options
         self._notices = notices
         self._clock = app.clock
-        self._captures_left = {f"capture:{capture.stream}" for capture in app.pipeline.captures}
+        self._until_ns = _NEVER_NS
+        self._time_is_up = False
         self._last_reason: dict[str, str] = {}
 
     def run(self) -> dict[str, Any]:
-        began_ns = self._clock.mono_ns()
-        until_ns = began_ns + round(self._options.seconds * 1e9) if self._options.seconds else None
-        death: ThreadDied | None = None
-        limit_s = _STOP_LIMIT_S
-        while True:
-            notice = self._next_notice(until_ns)
-            if isinstance(notice, StopRequested):
-                _log.info("stopping: %s", notice.reason)
-                break
-            if isinstance(notice, ThreadDied):
-                death = notice
-                break
-            if isinstance(notice, StreamNotice):
-                self._last_reason[notice.stream] = notice.reason
-                self._app.tell(notice)
-            elif isinstance(notice, ThreadEnded):
-                self._captures_left.discard(notice.thread)
-                if not self._captures_left:
-                    limit_s = _DRAIN_LIMIT_S
-                    break
-            self._app.tick()
+        if self._options.seconds is not None:
+            self._until_ns = self._clock.mono_ns() + round(self._options.seconds * 1e9)
+        hung: StageError | None = None
         try:
-            self._app.stop(limit_s)
-        except StageError as error:
-            if death is None:
-                raise
-            _log.error("%s", error)
+            death = self._run_to_its_end()
+        finally:
+            try:
+                self._app.stop(_STOP_LIMIT_S)
+            except StageError as error:
+                hung = error
         if death is not None:
+            if hung is not None:
+                _log.error("%s", hung)
             raise _told(death)
+        if hung is not None:
+            raise hung
         summary = self._app.summary()
         self._complain_if_nothing_came(summary)
         return summary
 
-    def _next_notice(self, until_ns: int | None) -> Any:
-        """The next notice, or None when it is time for a tick; `StopRequested` when `until_ns` has come."""
+    def _run_to_its_end(self) -> ThreadDied | None:
+        """Take notices and turns of telemetry until somebody asks for the end, the data ends or a thread dies."""
+        while True:
+            notice = self._next_notice()
+            if isinstance(notice, ThreadDied):
+                return notice
+            if isinstance(notice, StopRequested):
+                _log.info("stopping: %s", notice.reason)
+                return None
+            if isinstance(notice, ThreadEnded) and notice.thread == "publish":
+                self._wait_for_delivery()
+                return None
+            if isinstance(notice, StreamNotice):
+                self._last_reason[notice.stream] = notice.reason
+                self._app.tell(notice)
+            self._app.tick()
+
+    def _wait_for_delivery(self) -> None:
+        """At the natural end of the data nothing presses: the broker gets time to take what is left, until a signal."""
+        until_ns = min(self._until_ns, self._clock.mono_ns() + round(_DELIVERY_LIMIT_S * 1e9))
+        if self._app.delivered(_LOOK_S):
+            return
+        _log.warning("the data has ended; waiting up to %g s for the broker to take what is left", _DELIVERY_LIMIT_S)
+        while self._notices.empty() and self._clock.mono_ns() < until_ns and not self._app.delivered(_LOOK_S):
+            pass
+
+    def _next_notice(self) -> Notice | None:
+        """The next notice, or None when it is time for a tick; `StopRequested` when the run has had its seconds."""
         now_ns = self._clock.mono_ns()
-        wake_ns = self._app.next_tick_ns()
-        if until_ns is not None:
-            if now_ns >= until_ns:
-                return StopRequested(f"{self._options.seconds:g} s have passed")
-            wake_ns = min(wake_ns, until_ns)
+        if now_ns >= self._until_ns:
+            self._time_is_up = True
+            return StopRequested(f"{self._options.seconds:g} s have passed")
+        wake_ns = min(self._app.next_tick_ns(), self._until_ns)
         try:
             return self._notices.get(timeout=max(0.0, (wake_ns - now_ns) / 1e9))
         except queue.Empty:
             return None
 
     def _complain_if_nothing_came(self, summary: dict[str, Any]) -> None:
-        if self._options.seconds is None or any(s["grabbed"] for s in summary["streams"].values()):
+        if not self._time_is_up or any(s["grabbed"] for s in summary["streams"].values()):
             return
         reasons = {name: reason for name, reason in self._last_reason.items() if reason}
         raise SourceError(
@@ -119,12 +144,28 @@ def _told(death: ThreadDied) -> EdgerunError:
     """A thread's death as an error that names it; the operator's own errors keep their kind."""
     if isinstance(death.error, EdgerunError) and death.thread.startswith("capture:"):
         return death.error
-    error = StageError(
-        f"{death.thread} died: {type(death.error).__name__}: {death.error}",
-        remedy="this is a fault of edgerun or of a library under it; --debug shows where",
-    )
+    if isinstance(death.error, EdgerunError):  # it says itself what to do
+        error = StageError(f"{death.thread} died: {death.error}")
+    else:
+        error = StageError(
+            f"{death.thread} died: {type(death.error).__name__}: {death.error}",
+            remedy="this is a fault of edgerun or of a library under it; --debug shows where",
+        )
     error.__cause__ = death.error
     return error
+
+
+def _leave(pipeline: Pipeline, code: int) -> None:
+    """At the interpreter's exit: end the process at once if a driver or a runtime still holds a thread of `pipeline`.
+
+    Should such a thread come back while the interpreter is taken down, Python ends it where it stands, and the C++
+    under it calls `std::terminate`: SIGABRT after a clean run.
+    """
+    if pipeline.held:
+        for out in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
+                out.flush()
+        os._exit(code)
 
 
 @contextmanager

@@ -51,11 +51,11 @@ class Account:
 
     def end(self, fate: str, reason: str | None = None) -> None:
         """A frame met its `fate` (one of FATES); `failed` needs a `reason`."""
+        if fate == "failed" and reason is None:
+            raise ValueError("a failed frame is counted with its reason")
         with self._lock:
             self._fates[fate] += 1
-            if fate == "failed":
-                if reason is None:
-                    raise ValueError("a failed frame is counted with its reason")
+            if fate == "failed" and reason is not None:
                 self._reasons[reason] += 1
 
     def view(self) -> AccountView:
@@ -64,7 +64,7 @@ class Account:
 
 
 class Histogram:
-    """Latencies in milliseconds, 1 µs to 36 minutes; beyond that they count in the outermost bucket. Thread-safe."""
+    """Latencies in milliseconds, 1 µs to 9.5 hours; beyond that they count in the outermost bucket. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

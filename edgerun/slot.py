@@ -2,7 +2,8 @@
 
 `Slot` lies between a stream's capture thread and the engine's worker: newest wins (`capacity` 1) or, for stateful
 models, the oldest of N gives way. `Outbox` lies between the workers and the publish thread: on overflow its oldest
-gives way. Neither drops by itself: `put` returns the victim, so that whoever put it counts and releases it.
+gives way. Neither drops by itself: `put` returns the victim, so that whoever put it counts and releases it. What
+`put_wait` handed over was waited for, and never gives way.
 Closing marks the end: what is inside is still taken, then `Closed` is raised.
 """
 
@@ -32,7 +33,7 @@ class HandOffStats(msgspec.Struct, frozen=True):
 
 
 class Slot(Generic[T]):
-    """A hand-off of stated size whose oldest entry is the victim when it is full.
+    """A hand-off of stated size whose oldest entry put by `put` is the victim when it is full.
 
     Slots of one worker share its `ready` condition, so that the worker can wait for any of them (`take_any`).
     """
@@ -40,23 +41,29 @@ class Slot(Generic[T]):
     def __init__(self, capacity: int, ready: threading.Condition | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"a hand-off holds at least 1 item; got capacity {capacity}")
-        self._items: deque[T] = deque()
+        self._items: deque[tuple[T, bool]] = deque()  # with whether it may give way
         self._capacity = capacity
         self._ready = ready if ready is not None else threading.Condition()
         self._put = self._taken = self._victims = 0
         self._closed = False
 
     def put(self, item: T) -> T | None:
-        """Hand `item` over at once; returns the oldest waiting item if it had to give way. Raises `Closed`."""
+        """Hand `item` over at once; returns what had to give way, if anything. Raises `Closed`.
+
+        The victim is the oldest that `put` handed over; `item` itself where all that waits came by `put_wait`.
+        """
         with self._ready:
             if self._closed:
                 raise Closed("put into a closed hand-off")
-            victim = None
-            if len(self._items) >= self._capacity:
-                victim = self._items.popleft()
-                self._victims += 1
-            self._items.append(item)
+            full = len(self._items) >= self._capacity
+            self._items.append((item, True))
             self._put += 1
+            victim = None
+            if full:
+                at = next(i for i, (_, may_give_way) in enumerate(self._items) if may_give_way)
+                victim, _ = self._items[at]
+                del self._items[at]
+                self._victims += 1
             self._ready.notify_all()
             return victim
 
@@ -67,7 +74,7 @@ class Slot(Generic[T]):
                 self._ready.wait()
             if self._closed:
                 raise Closed("put into a closed hand-off")
-            self._items.append(item)
+            self._items.append((item, False))
             self._put += 1
             self._ready.notify_all()
 
@@ -95,7 +102,7 @@ class Slot(Generic[T]):
             return HandOffStats(self._capacity, len(self._items), self._put, self._taken, self._victims, self._closed)
 
     def _pop(self) -> T:
-        item = self._items.popleft()
+        item, _ = self._items.popleft()
         self._taken += 1
         self._ready.notify_all()
         return item

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgerun.meter import FATES, Account, Histogram
 
-values = st.lists(st.floats(0.001, 500_000), min_size=1, max_size=300)
+values = st.lists(st.floats(0.001, 9.5 * 3_600_000), min_size=1, max_size=300)
 
 
 def true_percentile(data: list[float], percent: float) -> float:
@@ -81,3 +81,5 @@ def test_unknown_fates_and_failures_without_a_reason_are_refused() -> None:
         account.end("lost")
     with pytest.raises(ValueError, match="with its reason"):
         account.end("failed")
+    view = account.view()
+    assert sum(view.fates.values()) == sum(view.failed_reasons.values()) == 0

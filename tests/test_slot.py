@@ -29,6 +29,29 @@ def test_behaves_like_a_deque_that_names_its_victim(capacity: int, steps: list[b
         assert stats.waiting == len(model)
 
 
+@given(capacity=st.integers(1, 4), waited_for=st.lists(st.booleans(), min_size=1, max_size=40))
+def test_what_was_waited_for_never_gives_way(capacity: int, waited_for: list[bool]) -> None:
+    slot: Slot[int] = Slot(capacity)
+    inside: list[int] = []
+    for number, waited in enumerate(waited_for):
+        if waited and len(inside) == capacity:
+            taken = slot.take()
+            assert taken == inside.pop(0)
+        inside.append(number)
+        if waited:
+            slot.put_wait(number)
+        elif len(inside) <= capacity:
+            assert slot.put(number) is None
+        else:
+            victim = next(n for n in inside if not waited_for[n])
+            assert slot.put(number) == victim
+            inside.remove(victim)
+        stats = slot.stats()
+        assert stats.put == stats.taken + stats.victims + stats.waiting
+    slot.close()
+    assert [slot.take() for _ in inside] == inside
+
+
 @given(st.lists(st.integers(), min_size=1, max_size=20))
 def test_one_slot_always_holds_the_newest(items: list[int]) -> None:
     slot: Slot[int] = Slot(1)

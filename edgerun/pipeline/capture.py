@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -15,10 +14,9 @@ from edgerun.pipeline.notice import NoticeBoard, StreamNotice
 from edgerun.ports import Source
 from edgerun.types import Frame, Grab, Lease, Stamp
 
-_log = logging.getLogger(__name__)
-
 _BACK_OFF_FIRST_S = 0.5
 _BACK_OFF_MOST_S = 30.0
+_CATCH_UP_NS = 5_000_000_000  # a source that is never waited for (its codec is slower than its camera) goes on then
 
 
 class Capture:
@@ -33,15 +31,17 @@ class Capture:
         notices: NoticeBoard,
         *,
         frames: int | None = None,
+        stood_still: Callable[[int], bool] = lambda since_ns: False,
     ) -> None:
         self.stream = stream
         self.lanes = tuple(lanes)
         self.stop = threading.Event()
-        self.last_grab_ns = clock.mono_ns()
         self._open_source = open_source
         self._clock = clock
         self._notices = notices
         self._frames = frames
+        self._stood_still = stood_still
+        self._catch_up_until_ns = 0
         self._pool = BufferPool()
         self._seq = 0
         self._interval = Estimate()
@@ -51,48 +51,71 @@ class Capture:
 
     def run(self) -> None:
         """The thread's body: until the data ends, `stop` is set or the source is lost for good (`SourceError`)."""
-        try:
-            failures = 0
-            while not self.stop.is_set():
-                grabbed_before = self._seq
-                try:
-                    if why_ended := self._drain_source():
-                        self._tell("ended", why_ended)
-                        return
-                except SourceError as error:
-                    if error.final:
-                        raise
-                    if self.stop.is_set():
-                        return
-                    failures = 1 if self._seq > grabbed_before else failures + 1
-                    self._tell("stalled", str(error))
-                    self._clock.wait(self.stop, back_off_s(failures, random.random()))
-        finally:
-            for lane in self.lanes:
-                lane.slot.close()
+        failures = 0
+        while not self.stop.is_set():
+            grabbed_before = self._seq
+            try:
+                if why_ended := self._drain_source():
+                    self._tell("ended", why_ended)
+                    return
+            except SourceError as error:
+                if error.final:
+                    raise
+                if self.stop.is_set():
+                    return
+                failures = 1 if self._seq > grabbed_before else failures + 1
+                self._tell("stalled", str(error))
+                self._clock.wait(self.stop, back_off_s(failures, random.random()))
+
+    def close_lanes(self) -> None:
+        """The end of this stream's data: what waits in the Slots is still taken."""
+        for lane in self.lanes:
+            lane.slot.close()
 
     def _drain_source(self) -> str | None:
         """Read one opened source to its end; returns why the data ended, None when `stop` was set instead."""
         source = self._open_source(self.stop)
         self._previous_ns = None  # the gap until now says nothing about the camera's interval
+        asked_ns = self._clock.mono_ns()
         try:
             while not self.stop.is_set():
                 if self._frames is not None and self._seq >= self._frames:
                     return f"the {self._frames} frames asked for were taken"
+                before_ns, asked_ns = asked_ns, self._clock.mono_ns()
                 grab = source.grab()
                 if grab is None:
                     return None if self.stop.is_set() else "the source has no more frames"
                 self._tell("running", "" if self._state is None else "frames come again")
-                self._take(source, grab)
+                if source.lossless or not self._is_left_over(grab, asked_ns, before_ns):
+                    self._take(source, grab)
             return None
         finally:
             source.close()
+
+    def _is_left_over(self, grab: Grab, asked_ns: int, before_ns: int) -> bool:
+        """Whether the frame lay in a socket or driver while this process stood still; then it is counted as expired.
+
+        That is the first one after a standstill and those behind it that need not be waited for. `asked_ns` and
+        `before_ns` are when this frame and the one before were asked for.
+        """
+        if self._stood_still(before_ns):
+            self._catch_up_until_ns = grab.captured_ns + _CATCH_UP_NS
+        elif grab.captured_ns - asked_ns >= self._interval.value_ns // 2 or asked_ns > self._catch_up_until_ns:
+            self._catch_up_until_ns = 0
+        if not self._catch_up_until_ns:
+            return False
+        self._previous_ns = None
+        self._seq += 1
+        for lane in self.lanes:
+            lane.meter.account.grab()
+            lane.meter.account.end("expired")
+        return True
 
     def _take(self, source: Source, grab: Grab) -> None:
         stamp = Stamp(self.stream, self._seq, grab.captured_ns, self._captured_unix_s(grab), grab.item)
         if self._previous_ns is not None:
             self._interval.add(grab.captured_ns - self._previous_ns)
-        self._previous_ns = self.last_grab_ns = grab.captured_ns
+        self._previous_ns = grab.captured_ns
         self._seq += 1
         for lane in self.lanes:
             lane.meter.account.grab()
@@ -104,14 +127,14 @@ class Capture:
             image = source.retrieve(self._pool.take())
             if image.size == 0:
                 raise FrameError("the frame has no pixels", where=self.stream, reason="empty")
-        except (FrameError, SourceError) as error:
-            reason = error.reason if isinstance(error, FrameError) else "source"
+        except FrameError as error:
             for lane in takers:
-                lane.meter.account.end("failed", reason)
-            if isinstance(error, SourceError):
-                raise
-            _log.warning("stream %s: frame %d failed: %s", self.stream, stamp.seq, error)
+                lane.fail(stamp.seq, error, began_ns)
             return
+        except BaseException:
+            for lane in takers:
+                lane.meter.account.end("failed", "source")
+            raise
         ready_ns = self._clock.mono_ns()
         self._decode.add(ready_ns - began_ns)
         lease = Lease(image, self._pool.give)

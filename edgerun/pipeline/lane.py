@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import msgspec
 
+from edgerun.errors import FrameError
 from edgerun.meter import StreamMeter
 from edgerun.pipeline.demand import Demand, RateCap
 from edgerun.ports import Decoder
 from edgerun.slot import Slot
 from edgerun.types import Frame, Image
 
+_log = logging.getLogger(__name__)
+
+_COMPLAIN_EVERY_NS = 10_000_000_000
 _SPARE_BUFFERS = 4  # one being written, one in the Slot, one with the worker, one with the sinks
 
 
@@ -36,6 +41,18 @@ class Lane:
         self.meter = StreamMeter()
         self.rate_cap = RateCap(plan.max_fps) if plan.max_fps else None
         self.max_age_ns = round(plan.max_age_ms * 1e6)
+        self._complained_ns: int | None = None
+
+    def fail(self, seq: int, error: FrameError, now_ns: int) -> None:
+        """Count a frame that cannot be used. The first and then one every ten seconds is a warning: a camera may send
+        thirty a second.
+        """
+        self.meter.account.end("failed", error.reason)
+        quiet = self._complained_ns is not None and now_ns - self._complained_ns < _COMPLAIN_EVERY_NS
+        if not quiet:
+            self._complained_ns = now_ns
+        level = logging.DEBUG if quiet else logging.WARNING
+        _log.log(level, "stream %s: frame %d failed: %s", self.plan.stream, seq, error)
 
 
 class BufferPool:

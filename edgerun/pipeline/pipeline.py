@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 
@@ -14,8 +13,6 @@ from edgerun.pipeline.notice import NoticeBoard, ThreadDied, ThreadEnded
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.worker import Delivery, Worker
 from edgerun.slot import Outbox
-
-_log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -36,17 +33,27 @@ class Pipeline:
         self._outbox = outbox
         self._clock = clock
         self._notices = notices
+        self._workers_left = len(self.workers)
+        self._lock = threading.Lock()
         self._publish_thread = self._thread("publish", publisher.run, publisher.drain)
-        self._worker_threads = [self._thread(f"worker:{w.name}", w.run, w.drain) for w in self.workers]
-        self._capture_threads = [self._thread(f"capture:{c.stream}", c.run, None) for c in self.captures]
+        self._worker_threads = [
+            self._thread(f"worker:{w.name}", w.run, w.drain, after=self._worker_ended) for w in self.workers
+        ]
+        self._capture_threads = [self._thread(f"capture:{c.stream}", c.run, after=c.close_lanes) for c in self.captures]
 
     @property
     def lanes(self) -> list[Lane]:
         """All (stream, model) pairs, in the config's order of streams."""
         return [lane for capture in self.captures for lane in capture.lanes]
 
+    @property
+    def held(self) -> list[str]:
+        """The threads that have been started and have not ended."""
+        threads = (*self._capture_threads, *self._worker_threads, self._publish_thread)
+        return [thread.name for thread in threads if thread.is_alive()]
+
     def start(self) -> None:
-        """Start every thread, consumers first."""
+        """Start every thread, consumers first. When all sources have ended, all threads end, "publish" last."""
         for thread in (self._publish_thread, *self._worker_threads, *self._capture_threads):
             thread.start()
 
@@ -61,8 +68,7 @@ class Pipeline:
             capture.stop.set()
         stuck = self._join(self._capture_threads, deadline_ns, limit_s * 0.4)
         for capture in self.captures:
-            for lane in capture.lanes:
-                lane.slot.close()
+            capture.close_lanes()
         hung = self._join(self._worker_threads, deadline_ns, limit_s * 0.4)
         self._outbox.close()
         hung += self._join([self._publish_thread], deadline_ns, limit_s)
@@ -73,12 +79,6 @@ class Pipeline:
             )
         return stuck
 
-    def drained(self) -> bool:
-        """Whether every stream has come to its end and everything on the way has arrived."""
-        return not any(thread.is_alive() for thread in self._capture_threads) and all(
-            lane.meter.account.view().in_flight == 0 for lane in self.lanes
-        )
-
     def _join(self, threads: Sequence[threading.Thread], deadline_ns: int, most_s: float) -> list[str]:
         limit_ns = min(deadline_ns, self._clock.mono_ns() + round(most_s * 1e9))
         for thread in threads:
@@ -86,17 +86,34 @@ class Pipeline:
                 thread.join(max(0.0, (limit_ns - self._clock.mono_ns()) / 1e9))
         return [thread.name for thread in threads if thread.is_alive()]
 
-    def _thread(self, name: str, body: Callable[[], None], owe: Callable[[str], None] | None) -> threading.Thread:
-        """A daemon thread that never dies quietly: its end or its death is told on the notice board."""
+    def _worker_ended(self) -> None:
+        """The last worker closes the Outbox: at the end of all data the pipe runs empty by itself."""
+        with self._lock:
+            self._workers_left -= 1
+            if not self._workers_left:
+                self._outbox.close()
+
+    def _thread(
+        self,
+        name: str,
+        body: Callable[[], None],
+        owe: Callable[[str], None] = lambda reason: None,
+        after: Callable[[], None] = lambda: None,
+    ) -> threading.Thread:
+        """A daemon thread that never dies quietly: its end or its death is told on the notice board.
+
+        `owe` does after a death what `body` still had to do. `after` passes the end of the data on; it comes last, so
+        that the end of "publish" is told after whatever led to it.
+        """
 
         def run() -> None:
             try:
                 body()
             except BaseException as error:  # noqa: BLE001  a thread's body: told, and the run ends with it
                 self._notices.put(ThreadDied(name, error))
-                if owe is not None:
-                    owe("stopped")
+                owe("stopped")
             else:
                 self._notices.put(ThreadEnded(name))
+            after()
 
         return threading.Thread(target=run, name=name, daemon=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from edgerun.types import Frame, ModelInfo, Result
 if TYPE_CHECKING:
     from edgerun.clock import Clock
     from edgerun.ports import Engine, Preprocess
-
-_log = logging.getLogger(__name__)
 
 Delivery = tuple[Lane, Result]
 
@@ -104,8 +101,7 @@ class Worker:
         try:
             result = self._infer(lane, index, frame, began_ns)
         except FrameError as error:
-            lane.meter.account.end("failed", error.reason)
-            _log.warning("stream %s: frame %d failed: %s", lane.plan.stream, frame.stamp.seq, error)
+            lane.fail(frame.stamp.seq, error, began_ns)
         except BaseException:
             lane.meter.account.end("failed", "engine")
             raise

@@ -11,6 +11,8 @@ import msgspec
 from edgerun.telemetry.payload import State
 from edgerun.types import Publication
 
+_SEEING: tuple[State, ...] = ("running", "degraded")
+
 
 class StreamState(msgspec.Struct, frozen=True):
     """What a subscriber who joins now should know of a stream.
@@ -39,17 +41,19 @@ class StateKeeper:
         self._changed: set[str] = set()
 
     def publish(self, publication: Publication) -> None:
-        """Take the counts of one result."""
+        """Take the counts of one result; not of those still on their way when the stream stalled or ended."""
         result = publication.result
         found = result.answer.detections
         counts = dict(Counter(detection.label for detection in found)) if found is not None else None
-        self._update(result.stamp.stream, counts=counts, accelerator=result.model.accelerator)
+        with self._lock:
+            seen = {"counts": counts} if self._now[result.stamp.stream].state in _SEEING else {}
+            self._update(result.stamp.stream, accelerator=result.model.accelerator, **seen)
 
     def set_state(self, stream: str, state: State, reason: str) -> None:
         """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go."""
-        self._update(
-            stream, state=state, reason=reason, **({} if state in {"running", "degraded"} else {"counts": None})
-        )
+        blind = {} if state in _SEEING else {"counts": None}
+        with self._lock:
+            self._update(stream, state=state, reason=reason, **blind)
 
     def take_changed(self) -> dict[str, StreamState]:
         """The streams whose state is not what was taken last, with their state now."""
@@ -70,9 +74,9 @@ class StateKeeper:
         """Nothing is held."""
 
     def _update(self, stream: str, **values: object) -> None:
-        with self._lock:
-            before = self._now[stream]
-            after = msgspec.structs.replace(before, **values)
-            if after != before:
-                self._now[stream] = after
-                self._changed.add(stream)
+        """Call it with the lock held."""
+        before = self._now[stream]
+        after = msgspec.structs.replace(before, **values)
+        if after != before:
+            self._now[stream] = after
+            self._changed.add(stream)

@@ -17,7 +17,7 @@ from edgerun.pipeline.notice import NoticeBoard
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.worker import Delivery, Worker
-from edgerun.ports import Sink
+from edgerun.ports import Engine, Sink
 from edgerun.slot import Outbox
 from edgerun.types import (
     Answer,
@@ -40,7 +40,8 @@ class NoOptions(msgspec.Struct, forbid_unknown_fields=True):
 class CountingSource:
     """Gives frames that carry their own number, as fast as they are taken.
 
-    `script` maps a frame number to what happens there: "corrupt", "empty", "lost" (once), "dead", "big", or a callable.
+    `script` maps a frame number to what happens there: "corrupt", "empty", "lost" (once), "dead", "big", "bug", or a
+    callable.
     """
 
     options: ClassVar[type[msgspec.Struct]] = NoOptions
@@ -87,6 +88,8 @@ class CountingSource:
         act = self._script.get(self._held)
         if act == "corrupt":
             raise FrameError("not a JPEG", reason="decode")
+        if act == "bug":
+            raise ZeroDivisionError("boom")
         size = 0 if act == "empty" else 16 if act == "big" else 8
         if out is None or out.shape != (size, size, 3):
             out = np.zeros((size, size, 3), np.uint8)
@@ -159,11 +162,12 @@ class ListSink:
 def build(
     sources: dict[str, Callable[[threading.Event], Any]],
     *,
-    engine: EchoEngine | None = None,
+    engine: Engine | None = None,
     sinks: Sequence[Sink] = (),
     clock: Clock | None = None,
     outbox_size: int = 64,
     keep_pictures: bool = False,
+    stood_still: Callable[[int], bool] = lambda since_ns: False,
     **plan: Any,
 ) -> Pipeline:
     """One engine shared by all `sources`, with `plan` for every lane."""
@@ -174,7 +178,7 @@ def build(
     captures = []
     for name, open_source in sources.items():
         lane = Lane(LanePlan(stream=name, decoder=NumberDecoder(), **plan), ready)
-        captures.append(Capture(name, open_source, [lane], clock, notices))
+        captures.append(Capture(name, open_source, [lane], clock, notices, stood_still=stood_still))
     lanes = [lane for capture in captures for lane in capture.lanes]
     worker = Worker(
         "echo",

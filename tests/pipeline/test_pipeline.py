@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.clock import FakeClock, SystemClock
-from edgerun.errors import StageError
+from edgerun.errors import EngineError, StageError
 from edgerun.pipeline.notice import StreamNotice, ThreadDied, ThreadEnded
 from edgerun.pipeline.pipeline import Pipeline
+from edgerun.pipeline.pulse import Pulse
 from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, build
 
 CLOCK = SystemClock()
@@ -22,6 +23,16 @@ CLOCK = SystemClock()
 def source(**how: Any) -> Callable[[threading.Event], CountingSource]:
     how.setdefault("start", [0])
     return lambda stop: CountingSource(how.get("clock", CLOCK), stop, **{k: v for k, v in how.items() if k != "clock"})
+
+
+class Always(dict[int, Any]):
+    """A script in which the same happens at every frame."""
+
+    def __init__(self, act: Any) -> None:
+        self._act = act
+
+    def get(self, number: int, default: Any = None) -> Any:
+        return self._act
 
 
 def notices_until(pipeline: Pipeline, wanted: Callable[[Any], bool]) -> list[Any]:
@@ -63,14 +74,14 @@ def test_a_lossless_source_loses_nothing_and_keeps_its_order() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     streams=st.integers(1, 3),
-    stop_after=st.integers(1, 300),
+    stop_after=st.integers(1, 60),
     stall_every=st.integers(1, 20),
-    corrupt=st.sets(st.integers(0, 400), max_size=30),
+    corrupt=st.sets(st.integers(0, 100), max_size=30),
 )
 def test_conservation_at_a_random_stop_under_flood(
     streams: int, stop_after: int, stall_every: int, corrupt: set[int]
 ) -> None:
-    """Sources that flood a worker which stalls until they have gone on by at least ten frames."""
+    """Sources that flood a worker which stalls now and then."""
     enough = threading.Event()
     gate = threading.Semaphore(0)
     served = [0]
@@ -128,6 +139,33 @@ def test_a_result_that_aged_in_the_engine_is_never_published() -> None:
     pipeline.stop(10)
     assert sink.got == []
     assert pipeline.lanes[0].meter.account.view().fates["expired"] == 1
+    assert_conserved(pipeline)
+
+
+def test_what_came_while_the_process_stood_still_is_never_inferred() -> None:
+    """A socket gives three old frames at once after a standstill of 6 s; their stamps would say that they are new."""
+    clock = FakeClock()
+    pulse = Pulse(clock)
+
+    def arrive() -> None:
+        clock.advance(1 / 30)
+        pulse.beat()
+
+    script: dict[int, Any] = dict.fromkeys(range(20), arrive)
+    script |= {10: lambda: clock.advance(6), 11: pulse.beat, 12: None, 13: None}
+    inferred: list[int] = []
+    pipeline = build(
+        {"a": source(clock=clock, frames=20, script=script)},
+        engine=EchoEngine(inferred.append),
+        clock=clock,
+        stood_still=pulse.stood_still,
+        max_age_ms=60_000,
+    )
+    pipeline.start()
+    notices_until(pipeline, ended("publish"))
+    assert not set(inferred) & {10, 11, 12, 13}
+    assert inferred[-1] == 19
+    assert pipeline.lanes[0].meter.account.view().fates["expired"] == 4
     assert_conserved(pipeline)
 
 
@@ -212,22 +250,84 @@ def test_a_lost_source_is_reopened_and_the_numbers_go_on() -> None:
     assert_conserved(pipeline)
 
 
-@pytest.mark.parametrize("where", ["source", "engine", "sink"])
+@pytest.mark.parametrize("where", ["source", "picture", "engine", "sink"])
 def test_a_stage_that_raises_is_named_and_what_it_owed_is_counted(where: str) -> None:
     def boom(_: object) -> None:
         raise ZeroDivisionError("boom")
 
     pipeline = build(
-        {"a": source(script={5: lambda: boom(None)} if where == "source" else {}), "b": source()},
+        {"a": source(script={"source": {5: lambda: boom(None)}, "picture": {0: "bug"}}.get(where)), "b": source()},
         engine=EchoEngine(boom if where == "engine" else lambda number: None),
         sinks=[ListSink(boom if where == "sink" else lambda publication: None)],
     )
     pipeline.start()
     died = notices_until(pipeline, lambda notice: isinstance(notice, ThreadDied))[-1]
-    assert died.thread == {"source": "capture:a", "engine": "worker:echo", "sink": "publish"}[where]
+    assert died.thread == {"engine": "worker:echo", "sink": "publish"}.get(where, "capture:a")
     assert isinstance(died.error, ZeroDivisionError)
     pipeline.stop(10)
     assert_conserved(pipeline)
+
+
+def test_an_engine_error_is_told_as_it_is() -> None:
+    def fail(number: int) -> None:
+        raise EngineError("the model failed to run", where="echo")
+
+    pipeline = build({"a": source()}, engine=EchoEngine(fail))
+    pipeline.start()
+    died = notices_until(pipeline, lambda notice: isinstance(notice, ThreadDied))[-1]
+    assert isinstance(died.error, EngineError)
+    pipeline.stop(10)
+    assert pipeline.lanes[0].meter.account.view().failed_reasons["engine"] == 1
+    assert_conserved(pipeline)
+
+
+def test_a_lossless_result_never_gives_way_to_a_live_one() -> None:
+    """Both share the engine and the Outbox; the sink is slower than the live source."""
+    live = threading.Semaphore(0)
+    sink = ListSink(before=lambda publication: [live.acquire(timeout=30) for _ in range(5)] and None)
+    pipeline = build(
+        {"a": source(frames=40, lossless=True), "b": source(interval_s=0.0005, script=Always(live.release))},
+        sinks=[sink],
+        outbox_size=3,
+        max_age_ms=60_000,
+    )
+    pipeline.start()
+    notices_until(pipeline, ended("capture:a"))
+    pipeline.captures[1].stop.set()
+    live.release(10_000)
+    notices_until(pipeline, ended("publish"))
+    assert labels(sink) == list(range(40))
+    assert pipeline.lanes[0].meter.account.view().fates["published"] == 40
+    assert pipeline.lanes[1].meter.account.view().failed_reasons.get("outbox")
+    assert_conserved(pipeline)
+
+
+def test_at_the_end_of_the_data_all_threads_end_by_themselves_publish_last() -> None:
+    sink = ListSink()
+    sources = {"a": source(frames=30, lossless=True), "b": source(frames=3), "c": source(script={2: "dead"})}
+    pipeline = build(sources, sinks=[sink])
+    pipeline.start()
+    seen = notices_until(pipeline, ended("publish"))
+    assert [n.thread for n in seen if isinstance(n, ThreadDied)] == ["capture:c"]
+    assert {n.thread for n in seen if isinstance(n, ThreadEnded)} == {
+        "capture:a", "capture:b", "worker:echo", "publish",
+    }  # fmt: skip
+    assert len(labels(sink)) == 30
+    assert pipeline.stop(10) == []
+    assert_conserved(pipeline)
+
+
+def test_a_camera_whose_every_frame_is_broken_is_not_a_flood_of_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    script = Always("corrupt")
+    pipeline = build(
+        {"a": lambda stop: CountingSource(clock, stop, frames=310, lossless=True, script=script, interval_s=1 / 30)},
+        clock=clock,
+    )
+    pipeline.start()
+    notices_until(pipeline, ended("publish"))
+    assert pipeline.lanes[0].meter.account.view().failed_reasons == {"decode": 310}
+    assert [record.levelname for record in caplog.records if "failed" in record.message] == ["WARNING"] * 2
 
 
 def test_a_source_lost_for_good_ends_the_run() -> None:
