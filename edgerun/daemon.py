@@ -32,18 +32,20 @@ _log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 4.0  # of the 5 s that systemd and users are promised; the rest is the interpreter's
 _DELIVERY_LIMIT_S = 30.0
+_IMPATIENT_NS = 1_000_000_000
 _LOOK_S = 0.2  # how often the wait for the broker looks for a signal
 _NEVER_NS = 1 << 62
 
 
-def serve(config: Config, options: RunOptions) -> dict[str, Any]:
+def serve(config: Config, options: RunOptions, *, last: bool = False) -> dict[str, Any]:
     """Run until a signal, a limit of `options`, the end of all sources or a fault; returns the summary of contracts.md.
 
-    Must be called on the main thread (it installs signal handlers). Raises `EdgerunError`: at once for what cannot
+    Must be called on the main thread: it installs signal handlers, and with `last` (the process ends after this) leaves
+    them there. Raises `EdgerunError`: at once for what cannot
     start, after an orderly stop for a stage that died (`StageError` naming its thread).
     """
     notices: NoticeBoard = NoticeBoard()
-    with _signals(notices):
+    with _signals(notices, keep=last):
         app = App(config, options, SystemClock(), notices, run_id=secrets.token_hex(4))
         code = 1
         try:
@@ -169,24 +171,34 @@ def _leave(pipeline: Pipeline, code: int) -> None:
 
 
 @contextmanager
-def _signals(notices: NoticeBoard) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for the end, a second one takes it at once; SIGHUP is told that there is no reload yet."""
-    asked = False
+def _signals(notices: NoticeBoard, *, keep: bool) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for the end; one more, a second or later, takes it at once.
+
+    Sooner it is the same wish twice: `timeout` signals the process and then its group. SIGHUP asks for the end where
+    there is a terminal that can hang up; elsewhere it is told that there is no reload yet. `keep` leaves the handlers
+    in place: a signal that comes while the process ends must not make a crash of a clean end.
+    """
+    asked_ns: int | None = None
+    clock = SystemClock()
+    on_terminal = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal asked_ns
+        now_ns = clock.mono_ns()
+        if asked_ns is None:
+            asked_ns = now_ns
+            notices.put(StopRequested(signal.Signals(number).name))
+        elif now_ns - asked_ns >= _IMPATIENT_NS:
             os._exit(128 + number)
-        asked = True
-        notices.put(StopRequested(signal.Signals(number).name))
 
     def no_reload(number: int, frame: FrameType | None) -> None:
         _log.warning("SIGHUP: this version does not reload; restart the service to apply a changed config")
 
-    handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGHUP: no_reload}
+    handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGHUP: ask if on_terminal else no_reload}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not keep:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from edgerun.infer.tflite import TfliteEngine
 from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image, Tensor
 from tests import emulators, schemas
+from tests.mosquitto import wait_until
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "models" / "clips" / "street.mp4"
@@ -194,3 +197,62 @@ def test_a_driver_that_comes_back_while_the_interpreter_ends_does_not_abort_the_
     streams = json.loads(done.stdout.splitlines()[-1])["streams"]
     assert streams["dock"]["published"] > 0
     assert [stream["in_flight"] for stream in streams.values()] == [0, 0]
+
+
+def test_two_signals_at_once_are_one_wish() -> None:
+    """`timeout` signals its child and then the group: the run must still end with its summary."""
+    process = _start("run", "--model", DETECTOR, "--source", CLIP, "--loop", "--quiet", "--jsonl", "-", "--json")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    schemas.validate("summary", json.loads(out.splitlines()[-1]))
+
+
+def test_closing_the_terminal_ends_the_run(tmp_path: Path) -> None:
+    lines = tmp_path / "r.jsonl"
+    master, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgerun", "run", "--model", DETECTOR, "--source", CLIP, "--loop", "--jsonl", lines],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    try:
+        os.close(terminal)
+        wait_until(lambda: lines.exists() and lines.stat().st_size > 0, timeout_s=30, what="a result")
+        os.close(master)
+        process.wait(timeout=30)  # with whatever code: its summary has nowhere to go
+    finally:
+        process.kill()
+
+
+def test_sighup_without_a_terminal_ends_nothing() -> None:
+    process = _start("run", "--model", DETECTOR, "--source", CLIP, "--loop", "--quiet", "--jsonl", "-")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    assert any("does not reload" in line for line in process.stderr)
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_results_that_are_all_too_old_are_told() -> None:
+    process = _start("run", "--model", DETECTOR, "--source", CLIP, "--frames", 5, "--max-age-ms", 0.1, "--quiet")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert sum("max_age_ms is 0.1" in line for line in err.splitlines()) == 1, err
+
+
+def _start(*args: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "edgerun", *map(str, args)]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )

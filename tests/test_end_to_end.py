@@ -152,6 +152,9 @@ def test_config_file_to_real_subscriber(tmp_path: Path) -> None:
             schemas.validate({"detections": "result"}.get(kind, kind), json.loads(message.payload))
     results = [json.loads(m.payload) for m in messages if "/detections/" in m.topic]
     assert all(d["label"] == "person" for r in results for d in r["detections"])
+    states = [json.loads(m.payload)["state"] for m in messages if "/state/" in m.topic]
+    assert (states[0], states[-1]) == ("stalled", "ended"), "before the first frame and after the stop it runs nothing"
+    assert "running" in states
     assert len({r["id"] for r in results}) == len(results)
 
 

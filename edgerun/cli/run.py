@@ -31,6 +31,6 @@ def serve(read_config: Callable[[argparse.Namespace], Config], args: argparse.Na
     logs.set_up(verbose=args.verbose, quiet=args.quiet)
     from edgerun.daemon import serve as run_daemon
 
-    account = run_daemon(config, options)
+    account = run_daemon(config, options, last=True)
     summary.show(account, options)
     return 0

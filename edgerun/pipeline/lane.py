@@ -17,6 +17,7 @@ from edgerun.types import Frame, Image
 _log = logging.getLogger(__name__)
 
 _COMPLAIN_EVERY_NS = 10_000_000_000
+_TELL_EXPIRED_EVERY_NS = 60_000_000_000
 _SPARE_BUFFERS = 4  # one being written, one in the Slot, one with the worker, one with the sinks
 
 
@@ -42,6 +43,7 @@ class Lane:
         self.rate_cap = RateCap(plan.max_fps) if plan.max_fps else None
         self.max_age_ns = round(plan.max_age_ms * 1e6)
         self._complained_ns: int | None = None
+        self._told_expired_ns: int | None = None
 
     def fail(self, seq: int, error: FrameError, now_ns: int) -> None:
         """Count a frame that cannot be used. The first and then one every ten seconds is a warning: a camera may send
@@ -53,6 +55,19 @@ class Lane:
             self._complained_ns = now_ns
         level = logging.DEBUG if quiet else logging.WARNING
         _log.log(level, "stream %s: frame %d failed: %s", self.plan.stream, seq, error)
+
+    def expire(self, age_ns: int, now_ns: int) -> None:
+        """Count a frame or result that is too old; told once a minute, since nothing else would tell of it."""
+        self.meter.account.end("expired")
+        if self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS:
+            self._told_expired_ns = now_ns
+            _log.warning(
+                "stream %s: %.0f ms old and not published: max_age_ms is %g (%d so far)",
+                self.plan.stream,
+                age_ns / 1e6,
+                self.plan.max_age_ms,
+                self.meter.account.view().fates["expired"],
+            )
 
 
 class BufferPool:

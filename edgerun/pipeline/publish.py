@@ -57,7 +57,7 @@ class Publisher:
         age_ns = now_ns - result.stamp.captured_ns
         try:
             if result.max_age_ns and age_ns > result.max_age_ns:
-                lane.meter.account.end("expired")
+                lane.expire(age_ns, now_ns)
                 return
             age_ms = age_ns / 1e6
             publication = Publication(result, f"{self._run_id}-{self.published:06d}", age_ms)

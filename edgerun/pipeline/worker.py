@@ -94,8 +94,9 @@ class Worker:
         lane = self._lanes[index]
         began_ns = self._clock.mono_ns()
         self._served_ns[index] = began_ns
-        if lane.max_age_ns and frame.lossy and began_ns - frame.stamp.captured_ns > lane.max_age_ns:
-            lane.meter.account.end("expired")
+        age_ns = began_ns - frame.stamp.captured_ns
+        if lane.max_age_ns and frame.lossy and age_ns > lane.max_age_ns:
+            lane.expire(age_ns, began_ns)
             return
         self._announce(began_ns, index)
         try:

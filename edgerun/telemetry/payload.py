@@ -89,13 +89,18 @@ def summary(
     rss_mib: float | None = None,
     cpu_s: float | None = None,
     start_to_first_result_s: float | None = None,
+    mqtt: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The summary of a whole run (`--json`): a `stream_summary` by stream, an `engine_summary` by engine."""
+    """The summary of a whole run (`--json`): a `stream_summary` by stream, an `engine_summary` by engine.
+
+    `mqtt` says what became of the messages given to the broker: `acked`, `waiting`, `dropped` by reason.
+    """
     out: dict[str, Any] = {"seconds": round(seconds, 2), "streams": _plain(streams), "engines": _plain(engines)}
     return out | _known(
         rss_mib=_rounded(rss_mib, 1),
         cpu_s=_rounded(cpu_s, 2),
         start_to_first_result_s=_rounded(start_to_first_result_s, 3),
+        mqtt=None if mqtt is None else dict(mqtt),
     )
 
 

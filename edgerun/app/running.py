@@ -1,4 +1,4 @@
-"""Config → objects → a running pipeline: the only file that joins the rooms."""
+"""The running whole: streams, workers, sinks and the broker, joined as the config says."""
 
 from __future__ import annotations
 
@@ -6,20 +6,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from edgerun.broker.connection import Connection
-from edgerun.broker.message import Message
-from edgerun.broker.options import BrokerOptions
+from edgerun.app.opening import LoadedModel, open_decoder, open_model
 from edgerun.clock import Clock
 from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, StreamConfig
-from edgerun.decode.select import Select
 from edgerun.device.load import LoadSensor, process_started_ns
-from edgerun.errors import DeviceError, EdgerunError, ModelError
-from edgerun.infer import open_engine
-from edgerun.models import Bundle, complete, load, read_labels
+from edgerun.errors import DeviceError
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.lane import Lane, LanePlan
 from edgerun.pipeline.notice import NoticeBoard, StopRequested, StreamNotice
@@ -27,8 +20,7 @@ from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
 from edgerun.pipeline.worker import Delivery, Worker
-from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext, Sink, SinkContext, Source, SourceContext
-from edgerun.preprocess import PicturePreprocess
+from edgerun.ports import Sink, SinkContext, Source, SourceContext
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.telemetry import payload
@@ -37,87 +29,14 @@ from edgerun.telemetry.reporter import EngineReport, ReportedDevice, Reporter
 from edgerun.telemetry.states import StateKeeper
 from edgerun.types import ModelInfo
 
+if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
+    from edgerun.broker.connection import Connection, ConnectionStats
+    from edgerun.broker.message import Message
+
 _log = logging.getLogger(__name__)
 
 _OUTBOX_SIZE = 64
-
-
-class LoadedModel(msgspec.Struct, frozen=True):
-    """A model that is open: what it says of itself, its engine and what makes its input."""
-
-    bundle: Bundle
-    engine: Engine
-    preprocess: PicturePreprocess
-
-
-def open_model(config: ModelConfig) -> LoadedModel:
-    """Load, verify and open one model. Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`."""
-    bundle = load(config.path)
-    kind = config.engine or bundle.format
-    engine_class = resolve("engine", kind)
-    chosen = {"runtime": config.runtime} if kind == "tflite" else {}
-    context = EngineContext(bundle.model, str(config.path), threads=config.threads)
-    engine = open_engine(engine_class, engine_class.options(**chosen), context, config.accelerators)
-    try:
-        labels = read_labels(config.labels) if config.labels is not None else None
-        bundle = complete(
-            bundle,
-            engine.inputs,
-            engine.outputs,
-            decoder=config.decoder,
-            labels=labels,
-            threshold=config.threshold,
-            top_k=config.top_k,
-        )
-        picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
-        picture.pop("name", None)
-        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture))
-    except EdgerunError:
-        engine.close()
-        raise
-
-
-def open_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
-    """The decoder of `model` as `stream` wants it. Raises `ConfigError` or `ModelError`."""
-    bundle = model.bundle
-    assert bundle.decoder is not None, "derive.complete leaves no model without a decoder"
-    decoder_class = resolve("decoder", bundle.decoder)
-    try:
-        options = msgspec.convert(dict(bundle.decoder_options), decoder_class.options)
-    except msgspec.ValidationError as error:
-        raise ModelError(
-            f"the decoder section does not fit {bundle.decoder}", where=f"{bundle.name}: manifest.json", got=error
-        ) from error
-    threshold = stream.threshold if stream.threshold is not None else bundle.threshold
-    context = DecoderContext(
-        inputs=model.engine.inputs,
-        outputs=model.engine.outputs,
-        labels=bundle.labels or (),
-        threshold=threshold if threshold is not None else 0.5,
-        top_k=bundle.top_k,
-        input_size=model.preprocess.size,
-    )
-    decoder: Decoder = decoder_class(options, context)
-    return Select(decoder, stream.labels) if stream.labels else decoder
-
-
-def check_models(config: Config) -> list[EdgerunError]:
-    """Everything wrong with the models of `config` and with the streams' use of them; nothing is started."""
-    errors: list[EdgerunError] = []
-    for name, model_config in config.models.items():
-        try:
-            model = open_model(model_config)
-        except EdgerunError as error:
-            errors.append(error)
-            continue
-        for stream_name, stream in config.streams.items():
-            if stream.model == name:
-                try:
-                    open_decoder(model, stream)
-                except EdgerunError as error:
-                    errors.append(_at_stream(stream_name, error))
-        model.engine.close()
-    return errors
+_EXEC_AFTER_NS = 5_000_000_000  # no interpreter takes this long to get here, not even on the smallest board
 
 
 class App:
@@ -135,17 +54,20 @@ class App:
         self._ledger = Ledger(clock)
         self._load = LoadSensor(clock)
         self._pulse = Pulse(clock)
+        self._built_ns = clock.mono_ns()
         self._first_result_ns: int | None = None
         self._models: dict[str, LoadedModel] = {}
         self._held_models: set[str] = set()
         self._sinks: list[Sink] = []
         self._broker: Connection | None = None
+        self._ended: tuple[float, dict[str, dict[str, Any]]] | None = None
+        self._delivery: ConnectionStats | None = None
         try:
             self._models = {name: open_model(model) for name, model in self._used_models()}
             streams = config.streams.items()
             self._states = StateKeeper({n: self._models[s.model].engine.info.accelerator for n, s in streams})
             if config.mqtt is not None:
-                self._broker = Connection(self._broker_options(config.mqtt), clock, birth=self._birth)
+                self._broker = self._open_broker(config.mqtt)
             self._sinks = self._open_sinks()
             self.pipeline = self._build_pipeline()
             self._reporter = self._build_reporter()
@@ -169,17 +91,21 @@ class App:
         try:
             stuck = self.pipeline.stop(limit_s * 0.7)
             if stuck:
-                _log.error("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
+                _log.warning("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
         finally:
+            self._ended = self._ledger.run()
             self._forget_what_is_held(self.pipeline.held)
             broker = self._broker
             if broker is not None:
+                for stream in self._config.streams:
+                    self._states.set_state(stream, "ended", "edgerun was stopped")
                 self._reporter.send_states(broker)
             for sink in self._sinks:
                 sink.flush(self._left_s(deadline_ns) * 0.6)
             if broker is not None:
                 self._broker = None  # `close` need not wait for it again
                 broker.stop(self._left_s(deadline_ns))
+                self._delivery = broker.stats()
 
     def close(self) -> None:
         """Give back everything that is open. Idempotent."""
@@ -219,9 +145,10 @@ class App:
             self._reporter.tick(self._broker)
 
     def summary(self) -> dict[str, Any]:
-        """The account of the whole run, in the shape of contracts.md."""
-        seconds, streams = self._ledger.run()
+        """The account of the run until it was stopped, in the shape of contracts.md."""
+        seconds, streams = self._ended if self._ended is not None else self._ledger.run()
         load = self._read_load()
+        sent = self._delivery
         return payload.summary(
             seconds=seconds,
             streams=streams,
@@ -229,6 +156,9 @@ class App:
             rss_mib=load.get("rss_mib"),
             cpu_s=load.get("cpu_s"),
             start_to_first_result_s=self._start_to_first_result_s(),
+            mqtt=None
+            if sent is None
+            else {"acked": sent.acked, "waiting": sent.waiting + sent.in_flight, "dropped": dict(sent.dropped)},
         )
 
     def _forget_what_is_held(self, threads: Sequence[str]) -> None:
@@ -245,8 +175,11 @@ class App:
             else:
                 _log.warning("model %s is used by no stream and is not loaded", name)
 
-    def _broker_options(self, mqtt: MqttConfig) -> BrokerOptions:
-        return BrokerOptions(
+    def _open_broker(self, mqtt: MqttConfig) -> Connection:
+        from edgerun.broker.connection import Connection
+        from edgerun.broker.options import BrokerOptions
+
+        options = BrokerOptions(
             url=mqtt.url,
             client_id=self._config.device.id,
             username=mqtt.username,
@@ -259,6 +192,7 @@ class App:
             keepalive_s=mqtt.keepalive_s,
             inflight_max=mqtt.inflight_max,
         )
+        return Connection(options, self.clock, birth=self._birth)
 
     def _open_sinks(self) -> list[Sink]:
         context = SinkContext(self._config.device.id, self.clock, self._broker)
@@ -354,6 +288,8 @@ class App:
         return Reporter(device, self._states, self._ledger, self._read_load, self.clock, interval_s)
 
     def _birth(self) -> Sequence[Message]:
+        from edgerun.broker.message import Message
+
         return [Message(topic, body, qos=1, retain=True) for topic, body in self._reporter.birth()]
 
     def _read_load(self) -> dict[str, float]:
@@ -373,6 +309,8 @@ class App:
         started_ns = process_started_ns()
         if self._first_result_ns is None or started_ns is None:
             return None
+        if self._built_ns - started_ns > _EXEC_AFTER_NS:  # a script did something else and then became this process
+            return None
         return (self._first_result_ns - started_ns) / 1e9
 
     def _left_s(self, deadline_ns: int) -> float:
@@ -380,15 +318,5 @@ class App:
 
 
 def _plan(name: str, stream: StreamConfig, model: LoadedModel) -> LanePlan:
-    try:
-        decoder = open_decoder(model, stream)
-    except EdgerunError as error:
-        raise _at_stream(name, error) from None
+    decoder = open_decoder(name, model, stream)
     return LanePlan(stream=name, decoder=decoder, max_age_ms=stream.max_age_ms, max_fps=stream.max_fps)
-
-
-def _at_stream(name: str, error: EdgerunError) -> EdgerunError:
-    """The same error, naming the stream it is about where it does not name anything better."""
-    if error.where is None:
-        error.where = f"streams.{name}"
-    return error

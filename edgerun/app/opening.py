@@ -1,0 +1,100 @@
+"""A model of the config → its bundle, its engine, what makes its input and, for each stream, what reads its outputs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgerun.config import Config, ModelConfig, StreamConfig
+from edgerun.decode.select import Select
+from edgerun.errors import EdgerunError, ModelError
+from edgerun.infer import open_engine
+from edgerun.models import Bundle, complete, load, read_labels
+from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext
+from edgerun.preprocess import PicturePreprocess
+from edgerun.registry import resolve
+
+
+class LoadedModel(msgspec.Struct, frozen=True):
+    """A model that is open: what it says of itself, its engine and what makes its input."""
+
+    bundle: Bundle
+    engine: Engine
+    preprocess: PicturePreprocess
+
+
+def open_model(config: ModelConfig) -> LoadedModel:
+    """Load, verify and open one model. Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`."""
+    bundle = load(config.path)
+    kind = config.engine or bundle.format
+    engine_class = resolve("engine", kind)
+    chosen = {"runtime": config.runtime} if kind == "tflite" else {}
+    context = EngineContext(bundle.model, str(config.path), threads=config.threads)
+    engine = open_engine(engine_class, engine_class.options(**chosen), context, config.accelerators)
+    try:
+        labels = read_labels(config.labels) if config.labels is not None else None
+        bundle = complete(
+            bundle,
+            engine.inputs,
+            engine.outputs,
+            decoder=config.decoder,
+            labels=labels,
+            threshold=config.threshold,
+            top_k=config.top_k,
+        )
+        picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
+        picture.pop("name", None)
+        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture))
+    except EdgerunError:
+        engine.close()
+        raise
+
+
+def open_decoder(name: str, model: LoadedModel, stream: StreamConfig) -> Decoder:
+    """The decoder of `model` as the stream called `name` wants it. Raises `ConfigError` or `ModelError`, saying so."""
+    try:
+        return _make_decoder(model, stream)
+    except EdgerunError as error:
+        error.where = f"streams.{name}" if error.where is None else f"streams.{name}: {error.where}"
+        raise
+
+
+def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
+    bundle = model.bundle
+    assert bundle.decoder is not None, "derive.complete leaves no model without a decoder"
+    decoder_class = resolve("decoder", bundle.decoder)
+    try:
+        options = msgspec.convert(dict(bundle.decoder_options), decoder_class.options)
+    except msgspec.ValidationError as error:
+        raise ModelError(
+            f"the decoder section does not fit {bundle.decoder}", where=f"{bundle.name}: manifest.json", got=error
+        ) from error
+    threshold = stream.threshold if stream.threshold is not None else bundle.threshold
+    context = DecoderContext(
+        inputs=model.engine.inputs,
+        outputs=model.engine.outputs,
+        labels=bundle.labels or (),
+        threshold=threshold if threshold is not None else 0.5,
+        top_k=bundle.top_k,
+        input_size=model.preprocess.size,
+    )
+    decoder: Decoder = decoder_class(options, context)
+    return Select(decoder, stream.labels) if stream.labels else decoder
+
+
+def check_models(config: Config) -> list[EdgerunError]:
+    """Everything wrong with the models of `config` and with the streams' use of them; nothing is started."""
+    errors: list[EdgerunError] = []
+    for name, model_config in config.models.items():
+        try:
+            model = open_model(model_config)
+        except EdgerunError as error:
+            errors.append(error)
+            continue
+        for stream_name, stream in config.streams.items():
+            if stream.model == name:
+                try:
+                    open_decoder(stream_name, model, stream)
+                except EdgerunError as error:
+                    errors.append(error)
+        model.engine.close()
+    return errors
