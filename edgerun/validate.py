@@ -33,7 +33,10 @@ _SIZES_BYTES = {
 }  # fmt: skip
 _QUANTITY = re.compile(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([A-Za-z]+)\s*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+"""A pattern for the keys that `join` has quoted."""
 _PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*:)\S*@")
+_ESCAPES = {**{i: f"\\u{i:04x}" for i in range(32)}, ord('"'): '\\"', ord("\\"): "\\\\"}
 _SHOWN = 80
 
 
@@ -72,7 +75,7 @@ class Report:
 
 def join(path: str, key: str) -> str:
     """The dotted path of `key` under `path`; a key that TOML would quote is quoted."""
-    part = key if _BARE_KEY.fullmatch(key) else '"' + key.translate({i: f"\\u{i:04x}" for i in range(32)}) + '"'
+    part = key if _BARE_KEY.fullmatch(key) else '"' + key.translate(_ESCAPES) + '"'
     return f"{path}.{part}" if path else part
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from edgerun.capture import opencv
 from edgerun.capture.file import retrieve_converted
+from edgerun.capture.reach import ask
 from edgerun.capture.url import mask_url
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
@@ -45,7 +46,8 @@ class StreamSource:
 
     `captured_ns` is when `grab()` returned, less the CPU time it spent: FFmpeg does not say when a packet arrived, and
     what is not waiting in there is decoding. FFmpeg's waits cannot be woken; `stop` ends one after `open_timeout_s` or
-    `read_timeout_s` at the latest.
+    `read_timeout_s` at the latest. It opens only what has answered (see reach.py), which has `open_timeout_s` of its
+    own and which `stop` ends at once.
     """
 
     options = Options
@@ -62,6 +64,7 @@ class StreamSource:
             *(cv2.CAP_PROP_N_THREADS, options.decode_threads),
         ]
         address = ffmpeg_url(options.url, options.transport)
+        ask(options.url, options.open_timeout_s, context)
         began_ns = context.clock.mono_ns()
         self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
         self._gathering_ms = (context.clock.mono_ns() - began_ns) / 1e6

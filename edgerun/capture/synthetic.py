@@ -10,20 +10,34 @@ import numpy as np
 from edgerun.capture.pace import Pace
 from edgerun.capture.picture import fits
 from edgerun.capture.stamp import STAMP_HEIGHT, STAMP_WIDTH, draw_stamp
-from edgerun.errors import SourceError
+from edgerun.errors import ConfigError, SourceError
 from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image
 
 _BOXES = 4
+_BAND = 64  # rows of the ground that are mixed at once: in single precision a whole picture would take four times itself
+_MOST_PIXELS = 64_000_000
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to draw: `size` (width, height) in pixels, at least 128×64; `frames` None goes on for ever."""
+    """What to draw: `size` (width, height) in pixels, at least 128×64 and at most 64 megapixels; `frames` None goes on for
+    ever.
+    """
 
-    size: tuple[int, int] = (640, 480)
+    size: tuple[_Pixels, _Pixels] = (640, 480)
     fps: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     frames: Annotated[int, msgspec.Meta(ge=0)] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        width, height = self.size
+        if width * height > _MOST_PIXELS:
+            raise ConfigError(
+                "the synthetic picture is too large",
+                expected=f"a size of at most {_MOST_PIXELS // 1_000_000} megapixels",
+                got=f"{width}×{height}",
+            )
 
 
 class Pattern:
@@ -37,7 +51,10 @@ class Pattern:
         down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
         upper = corners[0, 0] * (1 - across) + corners[0, 1] * across
         lower = corners[1, 0] * (1 - across) + corners[1, 1] * across
-        self._ground: Image = (upper * (1 - down) + lower * down).astype(np.uint8)
+        self._ground: Image = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, _BAND):
+            rows = down[top : top + _BAND]
+            self._ground[top : top + _BAND] = upper * (1 - rows) + lower * rows
         self._colors = random.integers(0, 256, (_BOXES, 3)).astype(np.uint8)
         self._sizes = [(max(1, width // (4 + i)), max(1, height // (4 + i))) for i in range(_BOXES)]
         self._starts = [(int(random.integers(width)), int(random.integers(height))) for _ in range(_BOXES)]

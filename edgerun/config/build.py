@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from edgerun.config.source import camera_node, parse_source, resolve_path
+from edgerun.config.source import camera_node, check_path, check_url, names_in, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
 from edgerun.errors import ConfigError, ConfigErrors, did_you_mean
 from edgerun.secret import KINDS, Kind, Secret
-from edgerun.validate import INVALID, Hook, Report, describe, join, read_struct, show
+from edgerun.validate import INVALID, QUOTED, Hook, Report, describe, join, read_struct, show
 
 OptionsOf = Callable[[str, str], type[msgspec.Struct]]
 """(room, kind) → the plug-in's options struct; raises `ConfigError` for an unknown kind."""
@@ -149,7 +149,7 @@ class _Reader:
                         if key == "path"
                         else "a text file with one label a line",
                         got=str(path),
-                        remedy=did_you_mean(path.name, _names_in(path.parent)),
+                        remedy=did_you_mean(path.name, names_in(path.parent)),
                     )
 
     def model_path(self, path: Path) -> Path:
@@ -215,9 +215,17 @@ class _Reader:
         except ConfigError as error:
             _add(report, place if isinstance(value, str) else join(place, "kind"), error)
             return INVALID
+        before = len(report.errors)
         made = read_struct(options, struct, place, report)
         self._hold(options.get("device"), place, report)
-        return made if made is INVALID else SourceConfig(kind, made)
+        for key, check in (("url", check_url), ("path", lambda text: check_path(kind, Path(text)))):
+            text = options.get(key)
+            if isinstance(text, str) and text and "\0" not in text:
+                try:
+                    check(text)
+                except ConfigError as error:
+                    _add(report, place if isinstance(value, str) else join(place, key), error)
+        return INVALID if len(report.errors) > before else SourceConfig(kind, made)
 
     def _hold(self, device: Any, place: str, report: Report) -> None:
         """A device is one stream's alone."""
@@ -312,7 +320,7 @@ def _override(table: Any, place: str, keys: list[str], value: Any) -> list[str]:
 
 
 def _is_planned(place: str) -> bool:
-    name = r'(?:"[^"]*"|[^."]+)'
+    name = rf"(?:{QUOTED}|[^.\"]+)"
     return any(re.fullmatch(re.escape(pattern).replace(r"\*", name), place) for pattern in PLANNED)
 
 
@@ -336,7 +344,7 @@ def _line(error: ConfigError) -> int:
 
 
 def _parent(place: str) -> str:
-    return re.sub(r"(\.?(\"[^\"]*\"|[^.\[\"]+)|\[\d+\])\Z", "", place)
+    return re.sub(rf"(?:\.?(?:{QUOTED}|[^.\[\]\"]+)|\[\d+\])\Z", "", place)
 
 
 def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
@@ -346,13 +354,6 @@ def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _exists(path: Path) -> bool:
     return os.path.exists(path)  # unlike Path.exists it takes a name too long for "not there"
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except (OSError, ValueError):
-        return []
 
 
 def _add(report: Report, place: str, error: ConfigError) -> None:

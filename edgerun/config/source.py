@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from edgerun.errors import ConfigError, did_you_mean
 from edgerun.validate import show
@@ -15,6 +18,9 @@ _VIDEO = (
     *(".mjpeg", ".mjpg", ".h264", ".h265"),
 )
 _IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_WITH_HOST = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps")  # udp://, srt:// and others may listen themselves
+_ON_DISK = {"file": "a video file", "images": "a folder, a picture, or a glob that something matches"}
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _SOURCES = (
     "rtsp://… or rtsps://…, http://… or https://… (MJPEG), /dev/video0 or a camera's number, a video file, "
     "an image, a folder or a glob of images, synthetic or synthetic:640x480@30"
@@ -64,6 +70,51 @@ def camera_node(device: str | int) -> str:
     """The file that `device` (a node, a link to one, or a camera's number) stands for."""
     text = f"/dev/video{device}" if isinstance(device, int) or device.isdecimal() else device
     return os.path.realpath(text) if text.startswith("/") else text
+
+
+def check_url(url: str) -> None:
+    """Raises `ConfigError` when `url` has to name a host and does not."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in _WITH_HOST:
+        return
+    try:
+        parts = urlsplit(url)
+        what = "no host in the URL" if not parts.hostname else "no usable port in the URL" if parts.port == 0 else ""
+    except ValueError:  # a broken IPv6 address, or a port that is no number
+        what = "no usable host and port in the URL"
+    if what:
+        behind = rest.rpartition("@")[2]  # what is before may be a password, however it is written
+        raise ConfigError(
+            what,
+            expected=f"{scheme.lower()}://host[:port]/path",
+            got=show(f"{scheme}://{'***@' if '@' in rest else ''}{behind}"),
+            remedy="a / ? or # in user or password is written %2F %3F %23" if "@" in rest else None,
+        )
+
+
+def check_path(kind: str, path: Path) -> None:
+    """Raises `ConfigError` when a source of this kind reads `path` and nothing is there."""
+    expected = _ON_DISK.get(kind)
+    if expected is None:
+        return
+    try:
+        os.stat(path)
+        return
+    except OSError as error:
+        what = "no such file" if error.errno in _NOT_THERE else f"cannot be looked at: {error.strerror}"
+    if kind == "images" and glob.has_magic(str(path)):
+        if any(glob.iglob(str(path), recursive=True)):
+            return
+        what = "no such file"
+    raise ConfigError(what, expected=expected, got=str(path), remedy=did_you_mean(path.name, names_in(path.parent)))
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in `folder`, sorted; nothing where that cannot be told."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except (OSError, ValueError):
+        return []
 
 
 def _parse_synthetic(text: str) -> dict[str, Any]:

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edgerun.errors import ConfigError, ConfigErrors
-from edgerun.validate import join
+from edgerun.validate import QUOTED, join
+
+_PART = rf"{QUOTED}|'[^']*'|[A-Za-z0-9_-]+"
+_HEADER = re.compile(rf"\s*\[\[?\s*((?:{_PART})(?:\s*\.\s*(?:{_PART}))*)\s*\]")
+_KEY = re.compile(rf"\s*((?:{_PART})(?:\s*\.\s*(?:{_PART}))*)\s*=")
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -39,14 +43,21 @@ def key_lines(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\[?\s*([^\[\]#]+?)\s*\]", line)
-        key = re.match(r"\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_\"'-]+)*)\s*=", line)
-        name = (header or key)[1] if header or key else None  # type: ignore[index]
-        if name is None:
+        header = _HEADER.match(line)
+        found = header or _KEY.match(line)
+        if found is None:
             continue
         place = "" if header else table
-        for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\s]+", name):
-            place = join(place, part.strip("\"'"))
+        for part in re.findall(_PART, found[1]):
+            place = join(place, _plain(part))
             lines.setdefault(place, number)
         table = place if header else table
     return lines
+
+
+def _plain(part: str) -> str:
+    """A key without its quotes and escapes, which only tomllib knows all of."""
+    try:
+        return str(next(iter(tomllib.loads(f"{part} = 0"))))
+    except ValueError:  # inside a text of several lines, where it is no key
+        return part

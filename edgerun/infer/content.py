@@ -32,7 +32,7 @@ def check_content(model: bytes | Path, kind: Literal["tflite", "onnx"], name: st
     else:
         return
     raise ModelError(
-        f"not a {'TensorFlow Lite' if kind == 'tflite' else 'ONNX'} model",
+        f"not {'a TensorFlow Lite' if kind == 'tflite' else 'an ONNX'} model",
         where=name,
         expected=expected,
         got=got,

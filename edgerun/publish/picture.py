@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import shutil
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,18 +15,11 @@ from edgerun.clock import Clock
 from edgerun.errors import ConfigError
 from edgerun.ports import SinkContext
 from edgerun.publish.draw import draw
+from edgerun.publish.film import Film, open_writer
 from edgerun.types import Image, Publication, Result
 
 _log = logging.getLogger(__name__)
 
-_HELD_PICTURES = 9
-_HELD_BYTES = 32 << 20
-"""Pictures kept in memory until the frame rate is known: a film states it at its beginning."""
-_FALLBACK_FPS = 10.0
-_FPS_LIMITS = (1.0, 120.0)
-_FREE_BYTES = 8 << 20
-"""Below this the film is ended while there is room for its index, without which nothing plays."""
-_CHECK_EVERY_NS = 2_000_000_000
 _LOG_EVERY_NS = 60_000_000_000
 _JPEG_QUALITY = 90
 
@@ -38,7 +28,8 @@ class PictureSink:
     """Every result's picture with its boxes, in an MP4 per stream, and the newest one as a JPEG, replaced atomically.
 
     Drawing and encoding happen in the publish thread (a film takes about 3 ms a picture at 640×480 and 14 ms at
-    1920×1080 on a desktop core), into copies: the leased picture is left as it is. With several streams the stream's
+    1920×1080 on a desktop core), into copies: the leased picture is left as it is. A film runs at the speed of the
+    source; one without a deadline (a folder, `--as-fast`) has every picture in it, one after the other. With several streams the stream's
     name is inserted before the suffix: `out.mp4` → `out-dock.mp4`. A full disk ends the film, playable, or costs a
     snapshot, and is logged.
     """
@@ -70,7 +61,7 @@ class PictureSink:
         self._cv2: Any = cv2
         self._options = options
         self._clock = context.clock
-        self._films: dict[str, _Film] = {}
+        self._films: dict[str, Film] = {}
         self._snapshots: dict[str, _Snapshot] = {}
         self._canvases: dict[str, Image] = {}
         self._closed = False
@@ -90,10 +81,12 @@ class PictureSink:
             _draw(canvas, result, publication.age_ms)
             film = self._films.get(stream)
             if film is None:
-                film = self._films[stream] = _Film(
-                    self._cv2, self._name(self._options.save, stream, self._films), self._options, self._clock
+                path = self._name(self._options.save, stream, self._films)
+                film = self._films[stream] = Film(
+                    self._cv2, path, self._options.codec, self._options.fps, self._clock
                 )
-            film.add(canvas, result.stamp.captured_ns)
+            # A file that is read without pacing was captured long ago: every picture, one after the other.
+            film.add(canvas, result.stamp.captured_ns if result.max_age_ns else None)
         if self._options.snapshot is not None:
             shot = self._snapshots.get(stream)
             if shot is None:
@@ -131,70 +124,6 @@ class PictureSink:
         if len(self._options.streams) > 1 or known:
             return path.with_name(f"{path.stem}-{stream.replace(os.sep, '_')}{path.suffix}")
         return path
-
-
-class _Film:
-    """One MP4. The first pictures are held back until their capture times tell the frame rate."""
-
-    def __init__(self, cv2: Any, path: Path, options: PictureSink.Options, clock: Clock) -> None:
-        self._cv2 = cv2
-        self._path = path
-        self._codec = options.codec
-        self._fps = options.fps
-        self._clock = clock
-        self._held: list[Image] = []
-        self._times_ns: list[int] = []
-        self._writer: Any = None
-        self._size = (0, 0)
-        self._ended = False
-        self._checked_ns = clock.mono_ns()
-
-    def add(self, picture: Image, captured_ns: int) -> None:
-        if self._ended:
-            return
-        if self._writer is not None:
-            self._write(picture)
-            return
-        self._held.append(picture.copy())
-        self._times_ns.append(captured_ns)
-        known = self._fps is not None or len(self._held) >= _HELD_PICTURES
-        if known or sum(image.nbytes for image in self._held) >= _HELD_BYTES:
-            self._start()
-
-    def close(self) -> None:
-        if not self._ended and self._held:
-            self._start()
-        self._end()
-
-    def _start(self) -> None:
-        held, self._held = self._held, []
-        height, width = held[0].shape[:2]
-        self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 chroma: even sides
-        fps = self._fps if self._fps is not None else frame_rate(self._times_ns)
-        self._writer = _open_writer(self._cv2, self._path, self._codec, fps, self._size)
-        if not self._writer.isOpened():
-            self._ended = True
-            _log.error("%s: the film cannot be written; the run goes on without it", self._path)
-            return
-        _log.info("%s: %d×%d at %.2f frames/s", self._path, *self._size, fps)
-        for picture in held:
-            self._write(picture)
-
-    def _write(self, picture: Image) -> None:
-        now_ns = self._clock.mono_ns()
-        if now_ns - self._checked_ns >= _CHECK_EVERY_NS:
-            self._checked_ns = now_ns
-            if shutil.disk_usage(self._path.parent).free < _FREE_BYTES:
-                _log.error("%s: the disk is full; the film ends here, the run goes on", self._path)
-                self._end()
-                return
-        self._writer.write(fit(self._cv2, picture, self._size))
-
-    def _end(self) -> None:
-        self._ended = True
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
 
 
 class _Snapshot:
@@ -238,37 +167,8 @@ class _Snapshot:
                 _log.warning("%s: the snapshot cannot be written: %s", self._path, error.strerror or error)
 
 
-def frame_rate(times_ns: list[int]) -> float:
-    """Frames per second from capture times: the inverse of the median interval, within 1..120; 10 when unknown."""
-    intervals = [later - earlier for earlier, later in itertools.pairwise(times_ns) if later > earlier]
-    if not intervals:
-        return _FALLBACK_FPS
-    low, high = _FPS_LIMITS
-    return min(high, max(low, 1e9 / statistics.median(intervals)))
-
-
-def fit(cv2: Any, picture: Image, size: tuple[int, int]) -> Image:
-    """`picture` in a film of `size` (width, height): as it is, an odd row or column cut off, or, when the source has
-    changed its resolution, scaled with black bars.
-    """
-    wide, tall = size
-    height, width = picture.shape[:2]
-    if (max(2, width & ~1), max(2, height & ~1)) == size and width >= 2 and height >= 2:
-        return picture[:tall, :wide]
-    scale = min(wide / width, tall / height)
-    inside = (max(1, round(width * scale)), max(1, round(height * scale)))
-    out = np.zeros((tall, wide, 3), np.uint8)
-    x, y = (wide - inside[0]) // 2, (tall - inside[1]) // 2
-    out[y : y + inside[1], x : x + inside[0]] = cv2.resize(picture, inside, interpolation=cv2.INTER_AREA)
-    return out
-
-
 def _draw(picture: Image, result: Result, age_ms: float) -> None:
     draw(picture, result.answer, age_ms=age_ms if result.max_age_ns else None, stream=result.stamp.stream)
-
-
-def _open_writer(cv2: Any, path: Path, codec: str, fps: float, size: tuple[int, int]) -> Any:
-    return cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
 
 
 def _check_target(path: Path, suffixes: tuple[str, ...]) -> None:
@@ -292,7 +192,7 @@ def _check_target(path: Path, suffixes: tuple[str, ...]) -> None:
 def _check_codec(cv2: Any, path: Path, codec: str) -> None:
     """Raises `ConfigError` when this OpenCV cannot write a film with `codec` there."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        writer = _open_writer(cv2, Path(folder) / "probe.mp4", codec, 10.0, (64, 64))
+        writer = open_writer(cv2, Path(folder) / "probe.mp4", codec, 10.0, (64, 64))
         opened = writer.isOpened()
         writer.release()
     if not opened:
