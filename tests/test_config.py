@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgerun.cli.flags import options_of
+from edgerun.cli.main import main
 from edgerun.config import (
     PLANNED,
     Config,
@@ -25,8 +27,9 @@ from edgerun.config import (
     parse_source,
     split_credentials,
 )
+from edgerun.config.source import check_url
 from edgerun.errors import ConfigError, ConfigErrors
-from edgerun.validate import INVALID, Report, describe, quantity, read, show
+from edgerun.validate import INVALID, Report, describe, join, quantity, read, show
 
 CONFIGS = Path(__file__).parent / "configs"
 BAD = sorted((CONFIGS / "bad").glob("*.toml"))
@@ -147,6 +150,90 @@ def test_paths_too_long_for_the_file_system_are_not_there(tmp_path: Path) -> Non
     assert places == {"mqtt.ca_file", "models.m.path", "models.m.labels", "streams.s.source"}
 
 
+def test_sources_on_disk_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "dock.mp4").touch()
+    (tmp_path / "[1].jpg").touch()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.png").touch()
+
+    def told(source: Any) -> str:
+        raw = {
+            "models": {"m": {"path": "ssd-mobilenet-v2-oid"}},
+            "streams": {"s": {"source": source, "model": "m"}},
+        }
+        return outcome(lambda: build(raw, options_of, folder=tmp_path, find_model=find_model))[1]
+
+    for there in ("dock.mp4", "[1].jpg", "deep", "deep/**/*.png", "*/er/?.png", str(tmp_path / "dock.mp4")):
+        assert told(there) == ""
+    assert told({"kind": "images", "path": "deep/**"}) == ""
+    assert told("docks.mp4") == (
+        f"streams.s.source: no such file; expected a video file; got {tmp_path}/docks.mp4. "
+        'Did you mean "dock.mp4"?'
+    )  # fmt: skip
+    assert told("deep/*.png").startswith("streams.s.source: no such file; expected a folder, a picture, or a glob that")
+    assert told({"kind": "images", "path": "deeq"}).endswith('/deeq. Did you mean "deep"?')
+    assert told({"kind": "file", "path": "dock.mp4/x.mp4"}).startswith("streams.s.source.path: no such file")
+    assert told({"kind": "file", "path": "x.mp4", "loop": True}).count("streams.s.source") == 2  # both at once
+
+
+def test_a_source_of_the_command_line_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "nape.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+    for source, says in (
+        ("nope.mp4", '--source: no such file; expected a video file; got nope.mp4. Did you mean "nape.mp4"?'),
+        ("rtsp://", "--source: no host in the URL; expected rtsp://host[:port]/path; got 'rtsp://'"),
+        ("http://me:hunter2@/x", "--source: no host in the URL; expected http://host[:port]/path; got 'http://***@/x'"),
+    ):
+        assert main(["run", "--model", "model.onnx", "--source", source]) == 2
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url", ["rtsp://:554/x", "RTSPS:///x", "http://me:pw@:80", "https://?x", "rtmp://", "http://h:x/"]
+)
+def test_cameras_need_a_host(url: str) -> None:
+    with pytest.raises(ConfigError, match="in the URL; expected"):
+        check_url(url)
+
+
+@pytest.mark.parametrize("url", ["rtsp://cam", "http://[::1]:80/v", "udp://@:1234", "srt://:9000?mode=listener", "cam"])
+def test_who_listens_needs_none(url: str) -> None:
+    check_url(url)
+
+
+# -- where a key stands
+
+
+_names = st.one_of(
+    st.text(max_size=8), st.sampled_from(['"', "'", "\\", 'a"b', "a]b", "[0]", "a.b", "#", " ", "\u2028"])
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=_names, key=_names, inline=st.booleans())
+def test_a_mistake_in_a_quoted_table_has_its_line(name: str, key: str, inline: bool, tmp_path: Path) -> None:
+    def quoted(text: str) -> str:
+        return '"' + "".join(f"\\U{ord(letter):08x}" for letter in text) + '"'
+
+    path = tmp_path / "edge.toml"
+    table = (
+        f"{{ {quoted('X' + key)} = 1 }}" if inline else f"1\n[streams.{quoted('x' + name)}]\n{quoted('X' + key)} = 1"
+    )
+    path.write_text(f'[models.m]\npath = "ssd-mobilenet-v2-oid"\n[streams.a]\nsource = {table}\n', encoding="utf-8")
+    where = [str(error.where) for error in mistakes(path) if error.what == "unknown key"]
+    assert where == [] if inline else [f"{path}:6: " + join(join("streams", "x" + name), "X" + key)]
+
+
+def test_a_mistake_in_an_inline_table_ends_at_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "edge.toml"
+    for name in ('"', 'a"b', "a\\\\", '\\"', "]"):
+        path.write_text(f"models = {{ {json.dumps(name)} = {{ path = 1 }} }}\n")
+        assert all(str(error.where).startswith(str(path)) for error in mistakes(path))
+
+
 def test_every_planned_key_is_refused() -> None:
     for pattern in PLANNED:
         room, *rest = pattern.replace("*", "detector" if pattern.startswith("models") else "dock").split(".")
@@ -183,7 +270,7 @@ _values = st.recursive(
 
 
 def _places(table: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = [()] if not path else []
+    found: list[tuple[str, ...]] = [()] if not path else []
     for key, value in table.items():
         found.append((*path, key))
         if isinstance(value, dict):

@@ -164,24 +164,24 @@ def test_a_reader_that_never_reads_is_an_error_that_names_the_thread_it_holds() 
 
 
 def test_a_driver_that_comes_back_while_the_interpreter_ends_does_not_abort_the_process(tmp_path: Path) -> None:
-    """FFmpeg waits 3 s for the camera; the run ends after 1 s, and taking the interpreter down would take 4 s more."""
+    """FFmpeg waits 6 s for the next frame when the run ends; taking the interpreter down would take 6 s more."""
     slow_end = (
         "import sys, time\n"
         "class Slow:\n"
-        "    def __del__(self): self.sleep(4)\n"
+        "    def __del__(self): self.sleep(6)\n"
         "Slow.sleep = staticmethod(time.sleep)\n"
         "sys.modules['slow'] = Slow()\n"
         "from edgerun.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    with emulators.start("rtsp", "--never-answer") as camera:
+    with emulators.start("rtsp", "--fps", 30, "--silent-after", 60) as camera:
         file = tmp_path / "edgerun.toml"
         file.write_text(
             f"""
             [models.detector]
             path = "{DETECTOR}"
             [streams.gate]
-            source = {{ kind = "stream", url = "{camera.url}", open_timeout_s = 3 }}
+            source = {{ kind = "stream", url = "{camera.url}", read_timeout_s = 6 }}
             model = "detector"
             [streams.dock]
             source = "synthetic"
@@ -189,7 +189,7 @@ def test_a_driver_that_comes_back_while_the_interpreter_ends_does_not_abort_the_
             """
         )
         done = subprocess.run(
-            [sys.executable, "-c", slow_end, "run", "--config", file, "--seconds", "1", "--quiet", "--json"],
+            [sys.executable, "-c", slow_end, "run", "--config", file, "--seconds", "4", "--quiet", "--json"],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
 """Asking a network camera whether it answers, before FFmpeg is let near it.
 
-OpenCV holds one lock for the whole process while FFmpeg opens a source: a camera that says nothing would keep the other
-streams waiting for as long as its time-out. Our own sockets hold no lock, and end with the stream's `stop`.
+OpenCV holds one lock for the whole process while FFmpeg opens a source: a camera that says nothing would keep every
+other source from being opened, and a looping file from beginning again, for as long as its time-out. Our own sockets
+hold no lock, and end with the stream's `stop`. What this leaves: a camera that answers and then sends no picture.
 """
 
 from __future__ import annotations

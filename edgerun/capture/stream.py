@@ -46,8 +46,8 @@ class StreamSource:
 
     `captured_ns` is when `grab()` returned, less the CPU time it spent: FFmpeg does not say when a packet arrived, and
     what is not waiting in there is decoding. FFmpeg's waits cannot be woken; `stop` ends one after `open_timeout_s` or
-    `read_timeout_s` at the latest. It opens only what has answered (see reach.py), which has `open_timeout_s` of its
-    own and which `stop` ends at once.
+    `read_timeout_s` at the latest. It is given only what has answered before (see reach.py), for which there is
+    `open_timeout_s` too and which `stop` ends at once.
     """
 
     options = Options

@@ -15,13 +15,15 @@ from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image
 
 _BOXES = 4
-_BAND = 64  # rows of the ground that are mixed at once: in single precision a whole picture would take four times itself
+_BAND = (
+    64  # rows of the ground that are mixed at once: in single precision a whole picture would take four times itself
+)
 _MOST_PIXELS = 64_000_000
 _Pixels = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to draw: `size` (width, height) in pixels, at least 128×64 and at most 64 megapixels; `frames` None goes on for
+    """What to draw: `size` (width, height) in pixels, at least 128×64, at most 64 megapixels; `frames` None goes on for
     ever.
     """
 

@@ -5,14 +5,11 @@ Exit code 0: it would start; 2: the config is wrong; 1: a model is; 4: something
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from edgerun.cli import flags, logs
+from edgerun.cli import flags, logs, output
 from edgerun.cli.main import exit_code, print_error
 from edgerun.cli.parser import add_common
 from edgerun.config import Config, StreamConfig, dump, load
@@ -60,16 +57,16 @@ def report(args: argparse.Namespace, config: Config | None, errors: Sequence[Edg
             "warnings": warnings,
             "config": _masked(dump(config)) if config else None,
         }
-        print(msgspec.json.encode(answer, enc_hook=repr).decode())
+        output.say_json(answer)
         return worst_code(errors)
     for warning in warnings:
-        print(f"warning: {warning}.", file=sys.stderr)
+        output.tell(f"warning: {warning}.")
     for error in errors:
         print_error(error)
     if config and not errors:
-        print("\n".join(_understood(config)))
+        output.say("\n".join(_understood(config)))
     elif len(errors) > 1:
-        print(f"edgerun: {args.config}: {len(errors)} mistakes.", file=sys.stderr)
+        output.tell(f"edgerun: {args.config}: {len(errors)} mistakes.")
     return worst_code(errors)
 
 

@@ -65,14 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pace.add_argument("--loop", action="store_true", help="begin a file or folder again at its end")
     pace.add_argument("--as-fast", action="store_true", help="read a file without pacing and infer every frame")
     pace.add_argument("--seconds", metavar="N", type=_scalar, help="end after this time")
-    pace.add_argument("--frames", metavar="N", type=_scalar, help="end after this many frames")
+    pace.add_argument(
+        "--frames", metavar="N", type=_scalar, help="end after N frames of each stream were taken from its source"
+    )
     out = parser.add_argument_group("where results go")
     out.add_argument(
         "--broker", metavar="URL", help="publish to mqtt://[user:password@]host[:port], mqtts://, ws://, wss://"
     )
-    out.add_argument("--jsonl", metavar="FILE", help="results as JSON lines; - is stdout")
-    out.add_argument("--save", metavar="FILE.mp4", help="the annotated video")
-    out.add_argument("--snapshot", metavar="FILE.jpg", help="the latest annotated picture")
+    out.add_argument("--jsonl", metavar="FILE", help="append results to FILE as JSON lines; - is stdout")
+    out.add_argument("--save", metavar="FILE.mp4", help="the annotated video; an existing file is replaced")
+    out.add_argument("--snapshot", metavar="FILE.jpg", help="the latest annotated picture, replaced every second")
     out.add_argument(
         "--quiet", action="store_true", help="no line per result, no summary table, only warnings in the log"
     )

@@ -6,13 +6,13 @@ Nothing heavy is imported before a command is chosen: `edgerun --help` answers a
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
 from edgerun import __version__
+from edgerun.cli import output
 from edgerun.cli.parser import Parser
 from edgerun.errors import ConfigError, ConfigErrors, DeviceError, EdgerunError, SourceError, did_you_mean
 
@@ -30,17 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    output.set_up()
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
+        try:
+            code = _dispatch(words)
+        except SystemExit as ended:  # argparse has shown its help
+            code = int(ended.code or DONE)
+        output.flush()
     except EdgerunError as error:
         code = exit_code(error)
         print_error(error, debug)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        code = FAILED
-        _drop_stdout()
     except Exception as error:  # noqa: BLE001  the last one to see it: told in one paragraph
         code = FAILED
         what = f"a fault of edgerun's own: {type(error).__name__}: {error}"
@@ -63,10 +64,10 @@ def exit_code(error: EdgerunError) -> int:
 def print_error(error: EdgerunError, debug: bool = False) -> None:
     """One paragraph for each mistake, on standard error; before it the traceback being handled when `debug`."""
     if debug:
-        traceback.print_exc()
+        output.tell(traceback.format_exc().rstrip())
     for one in error.errors if isinstance(error, ConfigErrors) else (error,):
         text = str(one)
-        print(f"edgerun: {text if text.endswith(('.', '?', '!')) else text + '.'}", file=sys.stderr)
+        output.tell(f"edgerun: {text if text.endswith(('.', '?', '!')) else text + '.'}")
 
 
 def make_parser(command: str | None = None) -> Parser:
@@ -106,15 +107,12 @@ def _dispatch(words: list[str]) -> int:
     args, unknown = parser.parse_known_args(words)
     if command is None:
         if unknown:
-            parser.refuse(unknown)
+            parser.refuse(unknown, words)
         parser.print_help(sys.stderr)
         return USAGE
     if unknown:
-        parser.command(command).refuse(unknown)
+        parser.command(command).refuse(unknown, words)
+    if args.json:
+        output.require()
     code: int = load_command(command).run(args)
     return code
-
-
-def _drop_stdout() -> None:
-    """Whoever read our output has gone: let the interpreter's last flush go nowhere, quietly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

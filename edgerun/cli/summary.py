@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
+from edgerun.cli import output
 from edgerun.config import RunOptions
 
+_SHORT_RUN_S = 5.0
+"""The CPU time is that of the process: in a shorter run, loading the model is most of it."""
 _FATES = ("published", "skipped", "superseded", "expired", "gated", "limited", "failed", "in_flight")
 
 
 def show(account: Mapping[str, Any], options: RunOptions) -> None:
-    """Print `account` (the summary of contracts.md); for a program as JSON, last on stdout, when `options.json`."""
+    """Print `account` (the summary of contracts.md); for a program as JSON, last on stdout, when `options.json`.
+
+    Raises `EdgerunError` when standard output cannot be written.
+    """
     if options.console:
-        out = sys.stderr if options.json or options.jsonl == "-" else sys.stdout
-        print("\n".join(lines(account)), file=out, flush=True)
+        show_lines = output.tell if options.json or options.jsonl == "-" else output.say
+        show_lines("\n".join(lines(account)))
     if options.json:
-        print(msgspec.json.encode(account).decode(), flush=True)
+        output.say_json(account)
 
 
 def lines(account: Mapping[str, Any]) -> Iterator[str]:
@@ -42,6 +45,8 @@ def lines(account: Mapping[str, Any]) -> Iterator[str]:
         after = f", {threads} thread{'s' * (threads != 1)}" if threads else ""
         words = f"{engine.get('model', '')}, {engine.get('runtime', '')} on {engine.get('accelerator', '')}"
         yield f"engine {name}: {words}{after}"
+    if mqtt := account.get("mqtt"):
+        yield "mqtt: " + ", ".join(_delivery(mqtt))
     if cost := list(_cost(account)):
         yield ", ".join(cost)
 
@@ -68,6 +73,15 @@ def _percentiles(what: str, values: Mapping[str, float]) -> list[str]:
     return [f"{what} " + " · ".join(shown) + " ms"] if shown else []
 
 
+def _delivery(mqtt: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{mqtt.get('acked', 0)} acknowledged"
+    if mqtt.get("waiting"):
+        yield f"{mqtt['waiting']} waiting"
+    reasons = {reason: count for reason, count in mqtt.get("dropped", {}).items() if count}
+    if reasons:
+        yield f"{sum(reasons.values())} lost (" + ", ".join(f"{why} {n}" for why, n in reasons.items()) + ")"
+
+
 def _cost(account: Mapping[str, Any]) -> Iterator[str]:
     seconds = account.get("seconds")
     if seconds is not None:
@@ -77,5 +91,5 @@ def _cost(account: Mapping[str, Any]) -> Iterator[str]:
     if "rss_mib" in account:
         yield f"{account['rss_mib']:.0f} MiB resident"
     if "cpu_s" in account:
-        share = f" ({account['cpu_s'] / seconds:.2f} cores)" if seconds else ""
+        share = f" ({account['cpu_s'] / seconds:.2f} cores)" if seconds and seconds >= _SHORT_RUN_S else ""
         yield f"{account['cpu_s']:.1f} s of CPU{share}"

@@ -106,7 +106,9 @@ def check_path(kind: str, path: Path) -> None:
         if any(glob.iglob(str(path), recursive=True)):
             return
         what = "no such file"
-    raise ConfigError(what, expected=expected, got=str(path), remedy=did_you_mean(path.name, names_in(path.parent)))
+    endings = _VIDEO if kind == "file" else (*_IMAGE, "")
+    near = [name for name in names_in(path.parent) if os.path.splitext(name)[1].lower() in endings]
+    raise ConfigError(what, expected=expected, got=str(path), remedy=did_you_mean(path.name, near))
 
 
 def names_in(folder: Path) -> list[str]:

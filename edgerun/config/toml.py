@@ -42,7 +42,7 @@ def key_lines(text: str) -> dict[str, int]:
     """Dotted key → its line, counted from 1, as far as a look at each line's beginning tells."""
     lines: dict[str, int] = {}
     table = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         header = _HEADER.match(line)
         found = header or _KEY.match(line)
         if found is None:

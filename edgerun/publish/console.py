@@ -28,7 +28,7 @@ class ConsoleSink:
 
     Colours only on a terminal, without `NO_COLOR` (no-color.org) and unless `TERM` is `dumb`. A reader that has gone
     (`| head -3`) makes the sink `broken` and silent; one that has stopped reading costs lines, and the next line says
-    how many.
+    how many. In a process that was started without that stream nothing is shown.
     """
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,15 +51,15 @@ class ConsoleSink:
         self._unseen = 0
         self._encoding = _encoding(out)
         self._lines: LineWriter | None = None
-        if out is not None:  # a process started without stdout has nobody to show lines to
+        if out is not None:
             self._lines = LineWriter(
                 out, options.to, context.clock, patience_s=options.patience_s, log_level=logging.INFO
             )
 
     @property
     def broken(self) -> bool:
-        """Whether nobody reads any more."""
-        return self._lines is None or self._lines.broken
+        """Whether nobody reads any more. A process started without stdout never had a reader: no reason to end."""
+        return self._lines is not None and self._lines.broken
 
     def publish(self, publication: Publication) -> None:
         if self._lines is None or self._lines.broken:

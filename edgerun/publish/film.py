@@ -35,26 +35,28 @@ class Film:
     """One MP4. The first pictures are held back until their capture times tell the frame rate.
 
     A picture takes the slot of the film nearest to its capture time. It is repeated until the next one's slot, and the
-    newest of those that fall on one slot is taken. A gap of more than 10 s is shortened to 10 s and logged.
+    newest of those that fall on one slot is taken. A gap of more than 10 s is shortened to 10 s and logged. With
+    `every` each picture takes the next slot instead: for a source that is not read at its own pace.
     """
 
-    def __init__(self, cv2: Any, path: Path, codec: str, fps: float | None, clock: Clock) -> None:
+    def __init__(self, cv2: Any, path: Path, codec: str, fps: float | None, clock: Clock, *, every: bool) -> None:
         self._cv2 = cv2
         self._path = path
         self._codec = codec
         self._fps = fps
         self._clock = clock
-        self._held: list[tuple[Image, int | None]] = []
+        self._every = every
+        self._held: list[tuple[Image, int]] = []
         self._writer: Any = None
         self._size = (0, 0)
         self._ended = False
         self._checked_ns = clock.mono_ns()
         self._timeline = Timeline(_FALLBACK_FPS)
         self._waiting: Image | None = None
-        self._waiting_slot = 0
+        self._waiting_slot = -1
 
-    def add(self, picture: Image, captured_ns: int | None) -> None:
-        """Take a copy of `picture`; `captured_ns` None: it was not captured at any moment and follows the last one."""
+    def add(self, picture: Image, captured_ns: int) -> None:
+        """Take a copy of `picture`, captured at `captured_ns` (monotonic)."""
         if self._ended:
             return
         if self._writer is not None:
@@ -70,20 +72,16 @@ class Film:
             self._start()
         if self._waiting is not None:
             self._write(self._waiting)
+            self._waiting = None
         self._end()
 
     def _has_seen_enough(self) -> bool:
         if sum(picture.nbytes for picture, _ in self._held) >= _HELD_BYTES:
             return True
-        times_ns = self._times_ns()
-        long_enough = not times_ns or times_ns[-1] - times_ns[0] >= _HELD_NS
-        return len(self._held) >= _HELD_PICTURES and long_enough
-
-    def _times_ns(self) -> list[int]:
-        return [at_ns for _, at_ns in self._held if at_ns is not None]
+        return len(self._held) >= _HELD_PICTURES and self._held[-1][1] - self._held[0][1] >= _HELD_NS
 
     def _start(self) -> None:
-        fps = self._fps if self._fps is not None else frame_rate(self._times_ns())
+        fps = self._fps if self._fps is not None else frame_rate([at_ns for _, at_ns in self._held])
         held, self._held = self._held, []
         height, width = held[0][0].shape[:2]
         self._size = (max(2, width & ~1), max(2, height & ~1))  # 4:2:0 chroma: even sides
@@ -97,8 +95,8 @@ class Film:
         for picture, captured_ns in held:
             self._place(picture, captured_ns)
 
-    def _place(self, picture: Image, captured_ns: int | None) -> None:
-        slot = self._timeline.slot(captured_ns)
+    def _place(self, picture: Image, captured_ns: int) -> None:
+        slot = self._waiting_slot + 1 if self._every else self._timeline.slot(captured_ns)
         if self._timeline.shortened_s:
             _log.info("%s: a gap of %.1f s is shortened to 10 s", self._path, self._timeline.shortened_s)
         if self._waiting is None:
@@ -106,7 +104,8 @@ class Film:
         else:
             for _ in range(slot - self._waiting_slot):
                 self._write(self._waiting)
-        np.copyto(self._waiting, fit(self._cv2, picture, self._size))
+        if not self._ended:
+            np.copyto(self._waiting, fit(self._cv2, picture, self._size))
         self._waiting_slot = slot
 
     def _write(self, picture: Image) -> None:
@@ -121,37 +120,33 @@ class Film:
 
     def _end(self) -> None:
         self._ended = True
-        self._waiting = None
         if self._writer is not None:
             self._writer.release()
             self._writer = None
 
 
 class Timeline:
-    """Capture times → slots of a film of `fps` frames a second, from 0 and never backwards."""
+    """Capture times → slots of a film of `fps` frames a second, from 0 and never backwards.
+
+    Gaps are added up from the first picture on, so that nothing is lost by rounding.
+    """
 
     def __init__(self, fps: float) -> None:
         self.shortened_s = 0.0
         """The length of the gap before the last picture where it was too long, else 0."""
         self._fps = fps
-        self._slot = -1
-        self._last_ns: int | None = None
+        self._newest_ns: int | None = None
         self._at_ns = 0  # of the film
 
-    def slot(self, captured_ns: int | None) -> int:
-        """The slot nearest to `captured_ns`, or the next one where that is None."""
-        self.shortened_s = 0.0
-        if captured_ns is None:
-            self._slot += 1
-            return self._slot
-        if self._last_ns is not None:
-            gap_ns = max(0, captured_ns - self._last_ns)
-            if gap_ns > _LONGEST_GAP_NS:
-                self.shortened_s = gap_ns / 1e9
-            self._at_ns += min(gap_ns, _LONGEST_GAP_NS)
-        self._last_ns = captured_ns if self._last_ns is None else max(captured_ns, self._last_ns)
-        self._slot = max(self._slot, round(self._at_ns * self._fps / 1e9))
-        return self._slot
+    def slot(self, captured_ns: int) -> int:
+        """The slot nearest to `captured_ns`."""
+        if self._newest_ns is None:
+            self._newest_ns = captured_ns
+        gap_ns = max(0, captured_ns - self._newest_ns)
+        self.shortened_s = gap_ns / 1e9 if gap_ns > _LONGEST_GAP_NS else 0.0
+        self._newest_ns += gap_ns
+        self._at_ns += min(gap_ns, _LONGEST_GAP_NS)
+        return round(self._at_ns * self._fps / 1e9)
 
 
 def frame_rate(times_ns: list[int]) -> float:

@@ -63,6 +63,7 @@ class LineWriter:
         self._log_level = log_level
         self._patient = True
         self._pending = memoryview(b"")
+        self._why = ""
         self._logged_ns: int | None = None
         if self._fd is not None:
             # A poll that says "writable" promises PIPE_BUF bytes of a pipe (pipe(7)), and everything of a file.
@@ -88,7 +89,7 @@ class LineWriter:
                 self.written += 1
                 return not self.broken
             self._pending = memoryview(b"")
-        self.lost += not self.broken
+        self._lose()
         return False
 
     def flush(self, timeout_s: float) -> None:
@@ -97,9 +98,12 @@ class LineWriter:
             self._drain(timeout_s)
 
     def close(self) -> None:
-        """Give back the file if it is ours. Idempotent."""
+        """Give back the file if it is ours, and say how much was lost. Idempotent."""
         if self._fd is not None and not self.broken and not self._drain(0.0):
-            self.lost += 1
+            self._lose()
+        if self._fd is not None and self.lost:
+            lines = "1 line was" if self.lost == 1 else f"{self.lost} lines were"
+            _log.log(self._log_level, "%s not written to %s: %s", lines, self._name, self._why)
         if self._owned and self._fd is not None:
             os.close(self._fd)
         self._fd = None
@@ -115,17 +119,18 @@ class LineWriter:
                 wait_ms = None if deadline_ns is None else max(0, deadline_ns - self._clock.mono_ns()) / 1e6
                 if not self._ready.poll(wait_ms):
                     self._patient = False
-                    self._complain(f"its reader has not read for {patience_s:g} s")
+                    self._why = "its reader fell behind"
                     return False
                 self._pending = self._pending[os.write(self._fd, self._pending[: self._chunk]) :]
         except BlockingIOError:
+            self._why = "its reader fell behind"
             return False
         except BrokenPipeError:
             self.broken = True
             self._pending = memoryview(b"")
             return False
         except OSError as error:
-            self._complain(error.strerror or str(error))
+            self._why = error.strerror or str(error)
             return False
         self._patient = True
         return True
@@ -137,11 +142,15 @@ class LineWriter:
         self.written += 1
         return True
 
-    def _complain(self, why: str) -> None:
+    def _lose(self) -> None:
+        """Count a line that will never be written whole, and say so at most once a minute."""
+        if self.broken:
+            return
+        self.lost += 1
         now_ns = self._clock.mono_ns()
         if self._logged_ns is None or now_ns - self._logged_ns >= _LOG_EVERY_S * 1e9:
             self._logged_ns = now_ns
-            _log.log(self._log_level, "%s: a line is not written: %s; %d lost before it", self._name, why, self.lost)
+            _log.log(self._log_level, "%s: a line is not written: %s; %d lost so far", self._name, self._why, self.lost)
 
 
 class JsonlSink:

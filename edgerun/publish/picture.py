@@ -28,10 +28,10 @@ class PictureSink:
     """Every result's picture with its boxes, in an MP4 per stream, and the newest one as a JPEG, replaced atomically.
 
     Drawing and encoding happen in the publish thread (a film takes about 3 ms a picture at 640×480 and 14 ms at
-    1920×1080 on a desktop core), into copies: the leased picture is left as it is. A film runs at the speed of the
-    source; one without a deadline (a folder, `--as-fast`) has every picture in it, one after the other. With several streams the stream's
-    name is inserted before the suffix: `out.mp4` → `out-dock.mp4`. A full disk ends the film, playable, or costs a
-    snapshot, and is logged.
+    1920×1080 on a desktop core), into copies: the leased picture is left as it is. A film runs at the speed of its
+    source; of a source without a deadline (a folder, `--as-fast`) it has every picture, one after the other. With
+    several streams the stream's name is inserted before the suffix: `out.mp4` → `out-dock.mp4`. A full disk ends the
+    film, playable, or costs a snapshot, and is logged.
     """
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,10 +83,14 @@ class PictureSink:
             if film is None:
                 path = self._name(self._options.save, stream, self._films)
                 film = self._films[stream] = Film(
-                    self._cv2, path, self._options.codec, self._options.fps, self._clock
+                    self._cv2,
+                    path,
+                    self._options.codec,
+                    self._options.fps,
+                    self._clock,
+                    every=not result.max_age_ns,
                 )
-            # A file that is read without pacing was captured long ago: every picture, one after the other.
-            film.add(canvas, result.stamp.captured_ns if result.max_age_ns else None)
+            film.add(canvas, result.stamp.captured_ns)
         if self._options.snapshot is not None:
             shot = self._snapshots.get(stream)
             if shot is None:

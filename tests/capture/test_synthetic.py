@@ -6,7 +6,7 @@ import pytest
 from edgerun.capture.stamp import read_stamp
 from edgerun.capture.synthetic import Options, SyntheticSource
 from edgerun.clock import FakeClock
-from edgerun.errors import SourceError
+from edgerun.errors import ConfigError, SourceError
 from tests.capture.scenes import context
 
 
@@ -53,3 +53,9 @@ def test_too_small_for_its_stamp() -> None:
     with pytest.raises(SourceError, match="at least 128×64; got 100×100") as raised:
         SyntheticSource(Options(size=(100, 100)), context())
     assert raised.value.final
+
+
+def test_too_large_for_any_device() -> None:
+    with pytest.raises(ConfigError, match="at most 64 megapixels; got 99999×99999"):
+        Options(size=(99999, 99999))
+    assert Options(size=(16384, 3906)).size == (16384, 3906)

@@ -67,8 +67,10 @@ def test_models_and_sources_pair_up(model: str, tmp_path: Path) -> None:
 def test_every_flag_reaches_its_key(model: str, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.touch()
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
     config = config_of(
-        "--model", model, "--source", "clip.mp4", "--engine", "onnx", "--accelerators", "edgetpu, cpu",
+        "--model", model, "--source", str(clip), "--engine", "onnx", "--accelerators", "edgetpu, cpu",
         "--threads", "3", "--top-k", "2", "--labels", str(labels), "--decoder", "yolo",
         "--threshold", "0.25", "--max-age-ms", "250ms", "--max-fps", "7.5", "--loop", "--as-fast",
     )  # fmt: skip
@@ -78,7 +80,7 @@ def test_every_flag_reaches_its_key(model: str, tmp_path: Path) -> None:
         "decoder": "yolo", "labels": str(labels), "top_k": 2,
     }  # fmt: skip
     assert raw["streams"]["main"] == {
-        "source": {"kind": "file", "path": "clip.mp4"}, "model": "main", "max_age_ms": 250.0, "max_fps": 7.5,
+        "source": {"kind": "file", "path": str(clip)}, "model": "main", "max_age_ms": 250.0, "max_fps": 7.5,
         "labels": [], "threshold": 0.25, "loop": True, "as_fast": True,
     }  # fmt: skip
 
@@ -219,6 +221,26 @@ def test_the_summary_adds_up_on_the_page() -> None:
         "engine main: m, litert 2.3.0 on cpu, 1 thread\n"
         "10.0 s, first result after 0.62 s, 148 MiB resident, 9.1 s of CPU (0.91 cores)"
     )
+
+
+def test_a_short_run_claims_no_share_of_cores() -> None:
+    assert list(summary.lines({"seconds": 4.9, "cpu_s": 0.3})) == ["", "4.9 s, 0.3 s of CPU"]
+    assert list(summary.lines({"seconds": 5.0, "cpu_s": 1.0})) == ["", "5.0 s, 1.0 s of CPU (0.20 cores)"]
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "line"),
+    [
+        ({"acked": 118, "waiting": 0, "dropped": {"stopped": 55}}, "mqtt: 118 acknowledged, 55 lost (stopped 55)"),
+        (
+            {"acked": 0, "waiting": 3, "dropped": {"full": 2, "stopped": 1, "size": 0}},
+            "mqtt: 0 acknowledged, 3 waiting, 3 lost (full 2, stopped 1)",
+        ),
+        ({"acked": 7, "waiting": 0, "dropped": {}}, "mqtt: 7 acknowledged"),
+    ],
+)
+def test_what_the_broker_took(mqtt: dict[str, Any], line: str) -> None:
+    assert list(summary.lines({"mqtt": mqtt})) == ["", line]
 
 
 def test_a_summary_that_knows_little() -> None:

@@ -26,9 +26,10 @@ def publication(
     max_age_ns: int = 250_000_000,
     age_ms: float = 58.14,
     interval_ns: int = 100_000_000,
+    late_ms: float = 0,
 ) -> Publication:
-    """Frame `number` of a stream with a result every `interval_ns`."""
-    captured_ns = 40_030_000_000 + number * interval_ns
+    """Frame `number` of a stream with a result every `interval_ns`, captured `late_ms` after its turn."""
+    captured_ns = 40_030_000_000 + number * interval_ns + round(late_ms * 1e6)
     stamp = Stamp(stream, number, captured_ns, 1_795_230_000.1234 + (number - 412) * interval_ns / 1e9, item)
     result = Result(
         stamp=stamp,

@@ -123,6 +123,16 @@ def test_lines_nobody_read_are_owned_up_to_and_do_not_block() -> None:
     assert all(line.startswith(b"0") and line.endswith(b"car 0.66") for line in before[:-1])
 
 
+def test_without_the_stream_nothing_is_shown_and_nothing_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)  # as Python does in a process started with >&-
+        sink = ConsoleSink(ConsoleSink.Options(), CONTEXT)
+        sink.publish(publication())
+        sink.flush(0.0)
+        assert not sink.broken
+        sink.close()
+
+
 READER_GONE = """
 import sys
 from edgerun.clock import SystemClock

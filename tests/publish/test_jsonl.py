@@ -86,6 +86,16 @@ def test_a_folder_without_permission_is_told_at_the_start(tmp_path: Path) -> Non
         make(tmp_path / "out.jsonl")
 
 
+def test_a_device_that_takes_nothing_is_told_at_once_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    sink = make("/dev/full")
+    sink.publish(publication(0))
+    sink.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "/dev/full: a line is not written: No space left on device; 1 lost so far",
+        "1 line was not written to /dev/full: No space left on device",
+    ]
+
+
 @pytest.fixture
 def tiny_disk(make_disk: Callable[[str], Path]) -> Path:
     """A file system of 16 kB."""
@@ -105,11 +115,18 @@ def test_a_full_disk_costs_lines_and_nothing_else(tiny_disk: Path, caplog: pytes
     assert 0 < lost < 100
     full = [record.getMessage() for record in caplog.records]
     assert 1 <= len(full) <= 2, "once a minute"
-    assert "No space left on device" in full[0]
+    assert full[0] == f"{tiny_disk / 'out.jsonl'}: a line is not written: No space left on device; 1 lost so far"
     ballast.unlink()
     sink.publish(publication(100))
-    sink.close()
+    caplog.clear()
+    for _ in range(2):
+        sink.close()
     assert sink.lost == lost
+    (at_the_end,) = caplog.records
+    assert at_the_end.levelno == logging.WARNING
+    assert at_the_end.getMessage() == (
+        f"{lost} lines were not written to {tiny_disk / 'out.jsonl'}: No space left on device"
+    )
     seen = sequence((tiny_disk / "out.jsonl").read_bytes())
     assert seen == [*range(100 - lost), 100], "the line that was cut short is completed, the next follows it"
 
