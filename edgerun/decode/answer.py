@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerun.decode.nms import suppress
 from edgerun.errors import ModelError
 from edgerun.types import Answer, Detection, Placement
 
@@ -39,6 +41,32 @@ def to_frame(boxes: NDArray[np.float64], placement: Placement) -> tuple[NDArray[
     shift = (placement.shift_x, placement.shift_y, placement.shift_x, placement.shift_y)
     placed = (boxes * scale + shift).clip(0.0, 1.0).astype(np.float32)
     return placed, (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1])
+
+
+class Limits(NamedTuple):
+    """Of a detector without its own NMS: the IoU above which a box is another's double, and how many are looked at and
+    reported.
+    """
+
+    iou: float
+    max_candidates: int
+    max_detections: int
+
+
+def strongest(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.intp],
+    placement: Placement,
+    names: Sequence[str],
+    limits: Limits,
+) -> Answer:
+    """K×4 boxes in 0..1 of the model's input → the answer: placed in the frame, doubles suppressed, strongest first."""
+    placed, whole = to_frame(boxes, placement)
+    if not whole.all():
+        placed, scores, classes = placed[whole], scores[whole], classes[whole]
+    kept = suppress(placed, scores, classes, **limits._asdict())
+    return detections(placed[kept], scores[kept], classes[kept], names)
 
 
 def detections(

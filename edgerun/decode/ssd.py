@@ -11,8 +11,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgerun.decode.answer import class_names, detections, to_frame
-from edgerun.decode.nms import suppress
+from edgerun.decode.answer import Limits, class_names, strongest
 from edgerun.decode.tensors import ScoreMap, dequantise, describe, match, not_numbers, shape_text, softmax, wrong_size
 from edgerun.errors import ModelError
 from edgerun.ports import DecoderContext
@@ -87,6 +86,7 @@ class SsdAnchorsDecoder:
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
         self._options = options
+        self._limits = Limits(options.iou, options.max_candidates, options.max_detections)
         if len(options.feature_sizes) != options.num_layers:
             raise ModelError(
                 "the anchors' layers do not fit together",
@@ -136,19 +136,8 @@ class SsdAnchorsDecoder:
         if not len(found):
             return Answer(detections=())
         rows, classes = np.divmod(found, self._shape[1])
-        boxes, whole = to_frame(self._decode_boxes(outputs[self._boxes_at], rows), placement)
-        if not whole.all():
-            boxes, scores, classes = boxes[whole], scores[whole], classes[whole]
-        options = self._options
-        kept = suppress(
-            boxes,
-            scores,
-            classes,
-            iou=options.iou,
-            max_candidates=options.max_candidates,
-            max_detections=options.max_detections,
-        )
-        return detections(boxes[kept], scores[kept], classes[kept], self._names)
+        boxes = self._decode_boxes(outputs[self._boxes_at], rows)
+        return strongest(boxes, scores, classes, placement, self._names, self._limits)
 
     def _decode_boxes(self, raw: Tensor, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Boxes (x0, y0, x1, y1) of the anchors `rows`, in 0..1 of the input, neither clipped nor bounded.

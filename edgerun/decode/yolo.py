@@ -10,8 +10,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edgerun.decode.answer import class_names, detections, to_frame
-from edgerun.decode.nms import suppress
+from edgerun.decode.answer import Limits, class_names, strongest
 from edgerun.decode.tensors import ScoreMap, dequantise, describe, not_numbers, wrong_size
 from edgerun.decode.yolo_maps import ANCHORS, BINS, AnchorMaps, Candidates, DistributionMaps, find_maps
 from edgerun.errors import ModelError
@@ -69,7 +68,7 @@ class YoloDecoder:
     options: ClassVar[type[msgspec.Struct]] = Options
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
-        self._options = options
+        self._limits = Limits(options.iou, options.max_candidates, options.max_detections)
         if len({len(shapes) for shapes in options.anchors}) != 1:
             raise ModelError(
                 "the anchors do not fit together",
@@ -89,19 +88,7 @@ class YoloDecoder:
             return Answer(detections=())
         half = centred[:, 2:] / 2
         corners = np.concatenate((centred[:, :2] - half, centred[:, :2] + half), axis=1)
-        boxes, whole = to_frame(corners, placement)
-        if not whole.all():
-            boxes, scores, classes = boxes[whole], scores[whole], classes[whole]
-        options = self._options
-        kept = suppress(
-            boxes,
-            scores,
-            classes,
-            iou=options.iou,
-            max_candidates=options.max_candidates,
-            max_detections=options.max_detections,
-        )
-        return detections(boxes[kept], scores[kept], classes[kept], self._names)
+        return strongest(corners, scores, classes, placement, self._names, self._limits)
 
 
 def _maps_head(options: Options, context: DecoderContext, size: tuple[int, int]) -> _Head | None:
