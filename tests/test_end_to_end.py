@@ -158,6 +158,22 @@ def test_config_file_to_real_subscriber(tmp_path: Path) -> None:
     assert len({r["id"] for r in results}) == len(results)
 
 
+def test_mosquitto_sub_sees_every_result(tmp_path: Path) -> None:
+    with mosquitto.broker("log_type all") as broker:
+        listener = mosquitto.mosquitto_sub(broker, "edgerun/+/detections/#", 20)
+        done = edgerun(
+            "run", "--model", DETECTOR, "--source", CLIP, "--as-fast", "--frames", 20, "--broker", broker.url, "--quiet",
+            "--json",
+        )  # fmt: skip
+        messages = mosquitto.lines_of(listener)
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(done.stdout)
+    assert summary["streams"]["main"]["published"] == len(messages) == 20
+    assert summary["mqtt"]["dropped"] == {}
+    for message in messages:
+        schemas.validate("result", json.loads(message["payload"]))
+
+
 def test_results_survive_a_broker_that_restarts(tmp_path: Path) -> None:
     lines = tmp_path / "r.jsonl"
     with mosquitto.broker() as broker:
