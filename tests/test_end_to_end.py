@@ -162,8 +162,8 @@ def test_mosquitto_sub_sees_every_result(tmp_path: Path) -> None:
     with mosquitto.broker("log_type all") as broker:
         listener = mosquitto.mosquitto_sub(broker, "edgerun/+/detections/#", 20)
         done = edgerun(
-            "run", "--model", DETECTOR, "--source", CLIP, "--as-fast", "--frames", 20, "--broker", broker.url, "--quiet",
-            "--json",
+            "run", "--model", DETECTOR, "--source", CLIP, "--as-fast", "--frames", 20,
+            "--broker", broker.url, "--quiet", "--json",
         )  # fmt: skip
         messages = mosquitto.lines_of(listener)
     assert done.returncode == 0, done.stderr

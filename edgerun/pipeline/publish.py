@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from edgerun.clock import Clock
 from edgerun.errors import Closed
@@ -33,23 +34,18 @@ class Publisher:
 
     def run(self) -> None:
         """The thread's body: until the Outbox is closed and empty."""
-        while True:
-            try:
-                delivery = self._outbox.take()
-            except Closed:
-                return
-            if delivery is not None:
-                self._publish(delivery)
+        for delivery in self._deliveries():
+            self._publish(delivery)
 
     def drain(self, reason: str) -> None:
         """Count what is still to come as failed, until the Outbox is closed: what a dead publisher owes."""
-        while True:
-            try:
-                delivery = self._outbox.take()
-            except Closed:
-                return
-            if delivery is not None:
-                count_failed(delivery, reason)
+        for delivery in self._deliveries():
+            count_failed(delivery, reason)
+
+    def _deliveries(self) -> Iterator[Delivery]:
+        with suppress(Closed):
+            while (delivery := self._outbox.take()) is not None:
+                yield delivery
 
     def _publish(self, delivery: Delivery) -> None:
         lane, result = delivery

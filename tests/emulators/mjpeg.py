@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import hashlib
 import itertools
-import json
-import signal
 import socket
-import sys
 import threading
 import time
 
+from tests.emulators.door import keep_open
 from tests.emulators.pictures import add_arguments, jpegs
 
 _BOUNDARY = "edgerun-frame"
@@ -145,27 +142,8 @@ class Camera:
 
 def main() -> None:
     args = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = socket.create_server(("127.0.0.1", args.port))
-    scheme = "http"
-    if args.tls:
-        import ssl
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*args.tls)
-        listener = context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
-        scheme = "https"
-    port = listener.getsockname()[1]
-    print(json.dumps({"url": f"{scheme}://127.0.0.1:{port}/", "port": port}), flush=True)
-    while True:
-        sock, _ = listener.accept()
-        threading.Thread(target=_serve, args=(sock, args), daemon=True).start()
-
-
-def _serve(sock: socket.socket, args: argparse.Namespace) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with sock, contextlib.suppress(OSError):  # the client has gone, or does not trust us
-        Camera(sock, args).serve()
+    url = ("https" if args.tls else "http") + "://127.0.0.1:{port}/"
+    keep_open(url, args.port, lambda sock: Camera(sock, args).serve(), args.tls)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=0, help="end after so many; 0: never")
     parser.add_argument("--quality", type=int, default=85)
     parser.add_argument("--video", help="send this file's frames, over and over, instead of the pattern")
-    parser.add_argument("--same", action="store_true", help="make 8 frames once and send them over and over")
+    parser.add_argument("--same", action="store_true", help="after 8 frames send the last one over and over")
 
 
 def size_of(text: str) -> tuple[int, int]:

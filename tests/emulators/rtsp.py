@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import json
 import select
-import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
+from tests.emulators.door import keep_open
 from tests.emulators.pictures import add_arguments, jpegs
 
 _PAYLOAD_TYPE = 26  # JPEG, RFC 3551 table 5
@@ -160,19 +157,7 @@ class Session:
 
 def main() -> None:
     args = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = socket.create_server(("127.0.0.1", args.port))
-    port = listener.getsockname()[1]
-    print(json.dumps({"url": f"rtsp://127.0.0.1:{port}/camera", "port": port}), flush=True)
-    while True:
-        sock, _ = listener.accept()
-        threading.Thread(target=_serve, args=(sock, args), daemon=True).start()
-
-
-def _serve(sock: socket.socket, args: argparse.Namespace) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with sock, contextlib.suppress(OSError):  # the client has gone, or does not trust us
-        Session(sock, args).serve()
+    keep_open("rtsp://127.0.0.1:{port}/camera", args.port, lambda sock: Session(sock, args).serve())
 
 
 if __name__ == "__main__":
