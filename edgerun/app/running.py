@@ -97,8 +97,7 @@ class App:
             self._forget_what_is_held(self.pipeline.held)
             broker = self._broker
             if broker is not None:
-                for stream in self._config.streams:
-                    self._states.set_state(stream, "ended", "edgerun was stopped")
+                self._states.end_all("edgerun was stopped")
                 self._reporter.send_states(broker)
             for sink in self._sinks:
                 sink.flush(self._left_s(deadline_ns) * 0.6)

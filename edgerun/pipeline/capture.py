@@ -144,14 +144,15 @@ class Capture:
 
     def _wants(self, lane: Lane, grab: Grab) -> bool:
         """Whether this lane will use the frame; counts it when not."""
-        if lane.rate_cap is not None and not lane.rate_cap.admits(grab.captured_ns):
-            lane.meter.account.end("limited")
-            return False
         next_arrival_ns = grab.captured_ns + self._interval.value_ns
         if self._interval.value_ns and not worth_decoding(
             self._clock.mono_ns(), next_arrival_ns, lane.demand.wanted_at_ns, self._decode.value_ns
         ):
             lane.meter.account.end("skipped")
+            return False
+        # Last, because admitting costs credit that only a frame on its way to the worker may spend.
+        if lane.rate_cap is not None and not lane.rate_cap.admits(grab.captured_ns):
+            lane.meter.account.end("limited")
             return False
         return True
 

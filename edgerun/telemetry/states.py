@@ -55,6 +55,12 @@ class StateKeeper:
         with self._lock:
             self._update(stream, state=state, reason=reason, **blind)
 
+    def end_all(self, reason: str) -> None:
+        """The run is over: every stream that has not ended by itself, with a reason of its own, ends for this one."""
+        for stream, now in self.all().items():
+            if now.state != "ended":
+                self.set_state(stream, "ended", reason)
+
     def take_changed(self) -> dict[str, StreamState]:
         """The streams whose state is not what was taken last, with their state now."""
         with self._lock:

@@ -81,3 +81,13 @@ def test_a_stream_that_does_not_run_counts_nothing_whatever_is_still_on_its_way(
     assert states.all()["dock"].counts is None
     states.publish(seen("car"))
     assert states.all()["dock"].counts == {"car": 1}
+
+
+def test_at_the_stop_everything_has_ended_and_what_ended_before_keeps_its_reason() -> None:
+    states = keeper("dock", "gate")
+    states.set_state("dock", "running", "")
+    states.set_state("gate", "ended", "the source has no more frames")
+    states.end_all("edgerun was stopped")
+    ended = states.take_changed()
+    assert ended["dock"] == StreamState("ended", "edgerun was stopped")
+    assert ended["gate"] == StreamState("ended", "the source has no more frames")
