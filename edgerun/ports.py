@@ -17,23 +17,32 @@ import msgspec
 
 from edgerun.clock import Clock
 from edgerun.types import (
+    WHOLE,
     Answer,
+    Box,
     EngineInfo,
     Grab,
+    GreyImage,
     Image,
+    Motion,
     Placement,
     Publication,
     Reading,
+    Seen,
     Tensor,
     TensorSpec,
+    View,
 )
+from edgerun.wake import Wake
 
 
 class SourceContext(msgspec.Struct, frozen=True):
     """What a source is given besides its options.
 
-    `stop` is set when the stream ends: every wait of the source must end with it. `as_fast` asks a file to be read
-    without pacing; `loop` to begin again at its end.
+    `stop` is set when the stream ends: every wait of the source must end with it. `wake` becomes readable when the
+    consumer will not wait for the next frame any longer (and with `stop`): a `grab(until_ns)` of a source that `holds`
+    then returns `NOT_YET` at once. The consumer clears it. `as_fast` asks a file to be read without pacing; `loop` to
+    begin again at its end.
     """
 
     stream: str
@@ -41,31 +50,41 @@ class SourceContext(msgspec.Struct, frozen=True):
     stop: threading.Event
     as_fast: bool = False
     loop: bool = False
+    wake: Wake | None = None
 
 
 class Source(Protocol):
     """Frames from a camera, stream, file or pattern. One thread (`capture:<stream>`) constructs, uses and closes it.
 
     `lossless`: it has no deadline and waits for its consumer (a folder; a file read `as_fast`); else it is live and the
-    consumer takes what is newest.
+    consumer takes what is newest. `holds`: the frame taken hold of stays compressed until it is wanted, so it can wait
+    while the source looks out for the next one, and a small or grey view of it costs less than the whole.
+    `frame_size` is width and height (pixels) as captured of the frame retrieved last.
     """
 
     options: ClassVar[type[msgspec.Struct]]
     lossless: bool
+    holds: bool
 
-    def grab(self) -> Grab | None:
+    @property
+    def frame_size(self) -> tuple[int, int]: ...
+
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         """Block until the next frame is here and take hold of it, without decoding it where that can be put off.
 
-        None is the end of the data (or `stop` was set). Raises `SourceError` when the source is lost; the caller
-        closes it and constructs a new one after a back-off.
+        None is the end of the data (or `stop` was set). With `until_ns` (monotonic; only sources that `hold` heed it)
+        at most until then or until `wake`: then `NOT_YET`, and the frame taken hold of before can still be retrieved.
+        Raises `SourceError` when the source is lost; the caller closes it and constructs a new one after a back-off.
         """
         ...
 
-    def retrieve(self, out: Image | None) -> Image:
-        """The grabbed frame, decoded, `H×W×3` uint8 BGR, C-contiguous; may be called once per grab, or not at all.
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
+        """The grabbed frame, decoded, `H×W×3` uint8 BGR (`H×W` when `view.grey`), C-contiguous.
 
-        Written into `out` when that has the right shape (then `out` itself is returned), else into a new array, which
-        the caller owns. Raises `FrameError` when this one frame is unusable, `SourceError` when the source is lost.
+        May be called not at all, or more than once per grab. A source that does not `hold` may give the whole BGR
+        picture whatever the view. Written into `out` when that has the right shape (then `out` itself is returned),
+        else into a new array, which the caller owns. Raises `FrameError` when this one frame is unusable,
+        `SourceError` when the source is lost.
         """
         ...
 
@@ -73,14 +92,34 @@ class Source(Protocol):
 
 
 class Preprocess(Protocol):
-    """Picture → the model's input tensor, in one buffer allocated at construction."""
+    """Picture → the model's input tensor, in buffers allocated at construction: one row per picture of a batch."""
 
-    def prepare(self, image: Image) -> tuple[Tensor, Placement]:
-        """`image` (`H×W×3` uint8 BGR) resized, converted, normalised and quantised.
+    def prepare(self, image: Image, region: Box | None = None, row: int = 0) -> tuple[Tensor, Placement]:
+        """`image` (`H×W×3` uint8 BGR), or its `region` (0..1), resized, converted, normalised and quantised.
 
-        The tensor is the preprocessor's own buffer, valid until the next call. Raises `FrameError` for an
-        empty picture.
+        Returns row `row` of the preprocessor's own tensor, shape `1×…`, valid until the next call with that row, and
+        where the whole image lies in it. Raises `FrameError` for an empty picture or a region outside it.
         """
+        ...
+
+    def batch(self, rows: int) -> Tensor:
+        """The first `rows` rows of the tensor as one, shape `rows×…`: a view, no copy."""
+        ...
+
+
+class Gate(Protocol):
+    """Whether anything moves in a stream's pictures. Used by one thread."""
+
+    def look(self, grey: GreyImage, captured_ns: int) -> Motion:
+        """`grey`: `H×W` uint8, small, not kept; captured at `captured_ns` (not running backwards)."""
+        ...
+
+
+class Scene(Protocol):
+    """What a stream remembers between frames: tracks and zones. Used by one thread."""
+
+    def observe(self, answer: Answer, captured_ns: int) -> Seen:
+        """The answer to the frame captured at `captured_ns`, with `track` and `zones` of each detection filled in."""
         ...
 
 
@@ -95,6 +134,8 @@ class EngineContext(msgspec.Struct, frozen=True):
     accelerator: str = "cpu"
     accelerator_options: dict[str, Any] = {}
     threads: int = 1
+    batch: int = 1
+    """The most pictures inferred at once; above 1 the engine raises `ModelError` where the model cannot."""
 
 
 class Engine(Protocol):
@@ -108,7 +149,8 @@ class Engine(Protocol):
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Raw outputs (as quantised as the model leaves them), in the order of `outputs`, valid until the next call.
 
-        `inputs` in the order, shape and dtype of the `inputs` specs. Raises `EngineError`.
+        `inputs` in the order, shape and dtype of the `inputs` specs; where it was opened with a `batch` above 1, the
+        first dimension may be anything from 1 to `batch`, and is that of the outputs too. Raises `EngineError`.
         """
         ...
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
+GreyImage = NDArray[np.uint8]
 Tensor = NDArray[Any]
 Box = tuple[float, float, float, float]
 
@@ -36,10 +37,32 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 class Grab(msgspec.Struct, frozen=True):
-    """What a source says of the frame it has just taken hold of, not decoded yet."""
+    """What a source says of the frame it has just taken hold of, not decoded yet.
+
+    `key` identifies the payload byte for byte (a digest), where the source has it as a whole: equal keys, equal frames.
+    """
 
     captured_ns: int
     item: str | None = None
+    key: bytes | None = None
+
+
+NOT_YET = Grab(-1)
+"""What `Source.grab(until_ns)` returns when no new frame has come: the frame taken hold of before is still there."""
+
+
+class View(msgspec.Struct, frozen=True):
+    """What is wanted of a grabbed frame.
+
+    `enough` (width, height): a smaller picture than the frame will do if both its sides are at least these, so a JPEG
+    may be decoded at a reduced scale; None: the whole picture. `grey`: one channel, `H×W` uint8, for looking at motion.
+    """
+
+    enough: tuple[int, int] | None = None
+    grey: bool = False
+
+
+WHOLE = View()
 
 
 class Lease:
@@ -80,8 +103,18 @@ class Frame(msgspec.Struct, frozen=True):
     lease: Lease
     ready_ns: int
     """When it was handed to the Slot: capture latency = `ready_ns - stamp.captured_ns`."""
+    size: tuple[int, int]
+    """Width and height of the frame as captured, pixels; the picture in `lease` may be smaller."""
     lossy: bool = True
     """False where the source has no deadline: then it is neither expired nor dropped on the way."""
+    region: Box | None = None
+    """The part the model is to look at, in 0..1 of the frame; None: all of it."""
+    reuse: Reuse | None = None
+    """The answer is known already: the worker does not infer."""
+    key: bytes | None = None
+    """As in `Grab`."""
+    crop: Detection | None = None
+    """In a cascade: the detection of the first model that this frame is cut to."""
 
     @property
     def image(self) -> Image:
@@ -125,6 +158,8 @@ class Detection(msgspec.Struct, frozen=True, omit_defaults=True, rename={"class_
     score: float
     box: Box
     track: int | None = None
+    zones: tuple[str, ...] = ()
+    """Names of the zones it stands in."""
 
 
 class Classification(msgspec.Struct, frozen=True, rename={"class_id": "class"}):
@@ -142,6 +177,40 @@ class Answer(msgspec.Struct, frozen=True):
     classes: tuple[Classification, ...] | None = None
     keypoints: tuple[tuple[float, float, float], ...] | None = None
     value: float | None = None
+
+
+class Reuse(msgspec.Struct, frozen=True):
+    """An answer that stands for another frame too: of a scene that has not changed, or of the very same payload."""
+
+    why: Literal["still", "cache"]
+    answer: Answer
+
+
+class Motion(msgspec.Struct, frozen=True):
+    """What a gate saw: `share` of the pixels it watches that changed (0..1), `moving` its verdict, `box` where."""
+
+    share: float
+    moving: bool
+    box: Box | None = None
+
+
+class SceneEvent(msgspec.Struct, frozen=True, omit_defaults=True, rename={"class_id": "class"}):
+    """Something that happened to one tracked object; `zone` and `seconds` (how long it was there) where they apply."""
+
+    kind: Literal["appeared", "lost", "entered", "left", "dwelled"]
+    track: int
+    label: str
+    class_id: int
+    box: Box
+    zone: str | None = None
+    seconds: float | None = None
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """An answer as a stream's memory of its scene completes it: detections with `track` and `zones`, and events."""
+
+    answer: Answer
+    events: tuple[SceneEvent, ...] = ()
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -182,6 +251,11 @@ class Result(msgspec.Struct, frozen=True):
     """Frames of this stream skipped and superseded since its previous result."""
     max_age_ns: int = 0
     lease: Lease | None = None
+    events: tuple[SceneEvent, ...] = ()
+    reused: Literal["still", "cache"] | None = None
+    """Why the answer was not inferred from this frame itself; None: it was."""
+    crop: Detection | None = None
+    """In a cascade: the detection of the first model that this is about."""
 
 
 class Publication(msgspec.Struct, frozen=True):
