@@ -58,6 +58,10 @@ class Account:
             if fate == "failed" and reason is not None:
                 self._reasons[reason] += 1
 
+    def dropped(self) -> tuple[int, int]:
+        """Frames skipped and superseded so far."""
+        return self._fates["skipped"], self._fates["superseded"]
+
     def view(self) -> AccountView:
         with self._lock:
             return AccountView(self._grabbed, dict(self._fates), dict(self._reasons))

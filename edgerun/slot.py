@@ -97,6 +97,10 @@ class Slot(Generic[T]):
             self._closed = True
             self._ready.notify_all()
 
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._items)
+
     def stats(self) -> HandOffStats:
         with self._ready:
             return HandOffStats(self._capacity, len(self._items), self._put, self._taken, self._victims, self._closed)
@@ -119,11 +123,14 @@ def take_any(
     slots: Sequence[Slot[T]],
     ready: threading.Condition,
     pick: Callable[[Sequence[int]], int],
-) -> tuple[int, T]:
+    live: list[bool],
+    timeout_s: float | None = None,
+) -> tuple[int, T | None] | None:
     """Wait until any of `slots` (all made with `ready`) holds something and take from the one `pick` chooses.
 
-    `pick` gets the indices of the slots with something waiting and returns one of them. Raises `Closed` when all are
-    closed and empty. Returns (index, item).
+    `pick` gets the indices of the slots with something waiting and returns one of them. Returns (index, item). A slot
+    that is closed and empty is told once, as (index, None), and is then no longer `live`. None when `timeout_s` passed
+    first (None: for ever). Raises `Closed` when no slot is live.
     """
     with ready:
         while True:
@@ -131,6 +138,11 @@ def take_any(
             if waiting:
                 chosen = pick(waiting)
                 return chosen, slots[chosen]._pop()
-            if all(slot._closed for slot in slots):
+            for i, slot in enumerate(slots):
+                if live[i] and slot._closed:
+                    live[i] = False
+                    return i, None
+            if not any(live):
                 raise Closed
-            ready.wait()
+            if not ready.wait(timeout_s) and timeout_s is not None:
+                return None

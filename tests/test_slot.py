@@ -135,19 +135,21 @@ def test_take_any_gives_the_picked_one_and_ends_when_all_are_closed() -> None:
     slots: list[Slot[str]] = [Slot(1, ready) for _ in range(3)]
     slots[0].put("first")
     slots[2].put("third")
-    assert take_any(slots, ready, max) == (2, "third")
+    live = [True] * 3
+    assert take_any(slots, ready, max, live) == (2, "third")
     for slot in slots:
         slot.close()
-    assert take_any(slots, ready, max) == (0, "first")
+    assert take_any(slots, ready, max, live) == (0, "first")
+    assert sorted(take_any(slots, ready, max, live)[0] for _ in slots) == [0, 1, 2], "each end is told once"
     with pytest.raises(Closed):
-        take_any(slots, ready, max)
+        take_any(slots, ready, max, live)
 
 
 def test_take_any_is_woken_by_any_slot() -> None:
     ready = threading.Condition()
     slots: list[Slot[int]] = [Slot(1, ready) for _ in range(4)]
     got: list[tuple[int, int]] = []
-    worker = threading.Thread(target=lambda: got.append(take_any(slots, ready, min)))
+    worker = threading.Thread(target=lambda: got.append(take_any(slots, ready, min, [True] * 4)))
     worker.start()
     slots[3].put(7)
     worker.join(10)

@@ -28,7 +28,8 @@ def open_model(config: ModelConfig) -> LoadedModel:
     kind = config.engine or bundle.format
     engine_class = resolve("engine", kind)
     chosen = {"runtime": config.runtime} if kind == "tflite" else {}
-    context = EngineContext(bundle.model, str(config.path), threads=config.threads)
+    batch = config.batch.max if config.batch is not None else 1
+    context = EngineContext(bundle.model, str(config.path), threads=config.threads, batch=batch)
     engine = open_engine(engine_class, engine_class.options(**chosen), context, config.accelerators)
     try:
         labels = read_labels(config.labels) if config.labels is not None else None
@@ -43,7 +44,7 @@ def open_model(config: ModelConfig) -> LoadedModel:
         )
         picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
         picture.pop("name", None)
-        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture))
+        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=batch))
     except EdgerunError:
         engine.close()
         raise
@@ -78,7 +79,10 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
         input_size=model.preprocess.size,
     )
     decoder: Decoder = decoder_class(options, context)
-    return Select(decoder, stream.labels) if stream.labels else decoder
+    labels = stream.labels
+    if len(stream.models) > 1 and decoder.labels:  # each model has labels of its own
+        labels = tuple(label for label in labels if label in decoder.labels)
+    return Select(decoder, labels) if labels else decoder
 
 
 def check_models(config: Config) -> list[EdgerunError]:
@@ -91,7 +95,7 @@ def check_models(config: Config) -> list[EdgerunError]:
             errors.append(error)
             continue
         for stream_name, stream in config.streams.items():
-            if stream.model == name:
+            if name in stream.models:
                 try:
                     open_decoder(stream_name, model, stream)
                 except EdgerunError as error:

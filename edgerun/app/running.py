@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgerun.app.opening import LoadedModel, open_decoder, open_model
+import msgspec
+
+from edgerun.app.joining import Surroundings, join, used_models
+from edgerun.app.opening import LoadedModel, open_model
 from edgerun.clock import Clock
-from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, StreamConfig
+from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
-from edgerun.pipeline.capture import Capture
-from edgerun.pipeline.lane import Lane, LanePlan
+from edgerun.pipeline.ending import Delivery
 from edgerun.pipeline.notice import NoticeBoard, StopRequested, StreamNotice
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
-from edgerun.pipeline.worker import Delivery, Worker
-from edgerun.ports import Sink, SinkContext, Source, SourceContext
+from edgerun.ports import Sink, SinkContext
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.telemetry import payload
 from edgerun.telemetry.ledger import Ledger
 from edgerun.telemetry.reporter import EngineReport, ReportedDevice, Reporter
 from edgerun.telemetry.states import StateKeeper
-from edgerun.types import ModelInfo
 
 if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
     from edgerun.broker.connection import Connection, ConnectionStats
@@ -43,9 +44,20 @@ class App:
     """A running edgerun: opens everything at construction, owns it until `close`.
 
     Driven by one thread (`daemon`'s). Construction raises what cannot start, with everything opened so far closed.
+    `observers` are sinks besides those of the config, whose owner closes them; the picture they are given is the one
+    that was inferred, possibly decoded at a reduced scale.
     """
 
-    def __init__(self, config: Config, options: RunOptions, clock: Clock, notices: NoticeBoard, run_id: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        options: RunOptions,
+        clock: Clock,
+        notices: NoticeBoard,
+        run_id: str,
+        *,
+        observers: Sequence[Sink] = (),
+    ) -> None:
         self.clock = clock
         self._config = config
         self._options = options
@@ -59,13 +71,14 @@ class App:
         self._models: dict[str, LoadedModel] = {}
         self._held_models: set[str] = set()
         self._sinks: list[Sink] = []
+        self._observers = tuple(observers)
         self._broker: Connection | None = None
         self._ended: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._delivery: ConnectionStats | None = None
         try:
             self._models = {name: open_model(model) for name, model in self._used_models()}
             streams = config.streams.items()
-            self._states = StateKeeper({n: self._models[s.model].engine.info.accelerator for n, s in streams})
+            self._states = StateKeeper({n: self._models[s.models[0]].engine.info.accelerator for n, s in streams})
             if config.mqtt is not None:
                 self._broker = self._open_broker(config.mqtt)
             self._sinks = self._open_sinks()
@@ -78,6 +91,9 @@ class App:
     def start(self) -> None:
         """Connect and start every thread. From now on `tick` is to be called when `next_tick_ns` says so."""
         self._pulse.beat()
+        # What is there now stays: the collector need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
         if self._broker is not None:
             self._broker.start()
         self.pipeline.start()
@@ -151,7 +167,10 @@ class App:
         return payload.summary(
             seconds=seconds,
             streams=streams,
-            engines={n: payload.engine_summary(m.bundle.name, m.engine.info) for n, m in self._models.items()},
+            engines={
+                name: payload.engine_summary(model.bundle.name, model.engine.info, self._cache_stats(name))
+                for name, model in self._models.items()
+            },
             rss_mib=load.get("rss_mib"),
             cpu_s=load.get("cpu_s"),
             start_to_first_result_s=self._start_to_first_result_s(),
@@ -160,6 +179,10 @@ class App:
             else {"acked": sent.acked, "waiting": sent.waiting + sent.in_flight, "dropped": dict(sent.dropped)},
         )
 
+    def _cache_stats(self, model: str) -> dict[str, int] | None:
+        cache = self._caches.get(model)
+        return None if cache is None else msgspec.structs.asdict(cache.stats())
+
     def _forget_what_is_held(self, threads: Sequence[str]) -> None:
         """What a thread that would not end still works with is neither flushed nor closed under its hands."""
         if "publish" in threads:
@@ -167,7 +190,7 @@ class App:
         self._held_models = {name for name in self._models if f"worker:{name}" in threads}
 
     def _used_models(self) -> Iterator[tuple[str, ModelConfig]]:
-        used = {stream.model for stream in self._config.streams.values()}
+        used = used_models(self._config)
         for name, model in self._config.models.items():
             if name in used:
                 yield name, model
@@ -215,72 +238,36 @@ class App:
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
-        captures: dict[str, Capture] = {}
-        workers = []
-        for name, model in self._models.items():
-            ready = threading.Condition()
-            lanes = {}
-            for stream_name, stream in self._config.streams.items():
-                if stream.model == name:
-                    lanes[stream_name] = Lane(_plan(stream_name, stream, model), ready)
-            for stream_name, lane in lanes.items():
-                opener = self._source_opener(stream_name, self._config.streams[stream_name])
-                captures[stream_name] = Capture(
-                    stream_name,
-                    opener,
-                    [lane],
-                    self.clock,
-                    self._notices,
-                    frames=self._options.frames,
-                    stood_still=self._pulse.stood_still,
-                )
-                self._ledger.add(stream_name, lane.meter)
-            workers.append(
-                Worker(
-                    name,
-                    model.engine,
-                    model.preprocess,
-                    ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator),
-                    list(lanes.values()),
-                    ready,
-                    outbox,
-                    self.clock,
-                    keep_pictures=any(sink.wants_picture for sink in self._sinks),
-                )
-            )
-        sinks = [self._states, *self._sinks]
+        sinks = [self._states, *self._sinks, *self._observers]
+        shared = Surroundings(
+            self.clock,
+            self._notices,
+            outbox,
+            self._pulse.stood_still,
+            keep_pictures=any(sink.wants_picture for sink in sinks),
+            keep_whole=any(sink.wants_picture for sink in self._sinks),
+        )
+        joined = join(self._config, self._options, self._models, shared)
+        for name, lane in joined.lanes.items():
+            self._ledger.add(name, lane.meter)
+        self._caches = joined.caches
         publisher = Publisher(outbox, sinks, self.clock, self._run_id, on_published=self._note_published)
-        in_order = [captures[name] for name in self._config.streams]
-        return Pipeline(in_order, workers, publisher, outbox, self.clock, self._notices)
-
-    def _source_opener(self, name: str, stream: StreamConfig) -> Callable[[threading.Event], Source]:
-        source_class = resolve("source", stream.source.kind)
-
-        def open_source(stop: threading.Event) -> Source:
-            context = SourceContext(
-                name,
-                self.clock,
-                stop,
-                as_fast=stream.as_fast or self._options.as_fast,
-                loop=stream.loop or self._options.loop,
-            )
-            source: Source = source_class(stream.source.options, context)
-            return source
-
-        return open_source
+        return Pipeline(joined.captures, joined.workers, publisher, outbox, self.clock, self._notices)
 
     def _build_reporter(self) -> Reporter:
         engines = {}
         for worker in self.pipeline.workers:
             bundle = self._models[worker.name].bundle
             installed = payload.InstalledModel(bundle.name, bundle.version, bundle.sha256)
-            engines[worker.name] = EngineReport(installed, worker.engine.info, worker.read_busy_ns)
+            engines[worker.name] = EngineReport(
+                installed, worker.engine.info, worker.read_busy_ns, partial(self._cache_stats, worker.name)
+            )
         mqtt = self._config.mqtt
         device = ReportedDevice(
             id=self._config.device.id,
             run=self._run_id,
             prefix=mqtt.prefix if mqtt else "",
-            streams={name: stream.model for name, stream in self._config.streams.items()},
+            streams={name: stream.models for name, stream in self._config.streams.items()},
             engines=engines,
         )
         interval_s = mqtt.telemetry_interval if mqtt else 0.0
@@ -314,8 +301,3 @@ class App:
 
     def _left_s(self, deadline_ns: int) -> float:
         return max(0.0, (deadline_ns - self.clock.mono_ns()) / 1e9)
-
-
-def _plan(name: str, stream: StreamConfig, model: LoadedModel) -> LanePlan:
-    decoder = open_decoder(name, model, stream)
-    return LanePlan(stream=name, decoder=decoder, max_age_ms=stream.max_age_ms, max_fps=stream.max_fps)

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgerun.capture import opencv
-from edgerun.capture.file import retrieve_converted
+from edgerun.capture.file import retrieve_converted, size_of
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, Image
+from edgerun.types import WHOLE, Grab, Image, View
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +47,13 @@ class CameraSource:
 
     options = Options
     lossless = False
+    holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         self._cv2 = opencv.load()
         self._context = context
         self._last_ns = 0
+        self.frame_size = (0, 0)
         device = str(options.device)
         self._gstreamer = uses_gstreamer(device, options.backend)
         if self._gstreamer:
@@ -64,7 +66,7 @@ class CameraSource:
             self._capture = self._open_v4l2(path, options)
         report_difference(self._cv2, self._capture, options, self._where)
 
-    def grab(self) -> Grab | None:
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         if self._context.stop.is_set():
             return None
         if not self._capture.grab():
@@ -76,8 +78,10 @@ class CameraSource:
         self._last_ns = captured_ns(driver_ms, now_ns, self._last_ns)
         return Grab(self._last_ns)
 
-    def retrieve(self, out: Image | None) -> Image:
-        return retrieve_converted(self._cv2, self._capture, out, self._where)
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
+        image = retrieve_converted(self._cv2, self._capture, out, self._where)
+        self.frame_size = size_of(image)
+        return image
 
     def close(self) -> None:
         self._capture.release()

@@ -8,13 +8,16 @@ import os
 import select
 import socket
 import ssl
+import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import SplitResult
 
 from edgerun.clock import Clock
 from edgerun.errors import SourceError
+from edgerun.wake import Wake
 
 T = TypeVar("T")
 Address = tuple[Any, Any, int, str, Any]
@@ -25,6 +28,10 @@ _RECEIVE_BYTES = 65536
 _RECEIVE_BUFFER = 131072
 _WAIT_STEP_S = 0.2
 _SENDING = "sending the request"
+_TIMESTAMPS = 35  # SO_TIMESTAMPNS and SCM_TIMESTAMPNS (Linux, include/uapi/asm-generic/socket.h)
+_TIMESPEC = struct.Struct("@qq")
+_CONTROL_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
+_SELECTABLE = 1024  # FD_SETSIZE
 
 
 class Stopped(SourceError):
@@ -66,6 +73,7 @@ class Connection:
         self, url: SplitResult, patience: Patience, timeout_s: float, tls: Callable[[], ssl.SSLContext]
     ) -> None:
         self._patience = patience
+        self._low_water = 1
         deadline_ns = patience.deadline_ns(timeout_s)
         host = url.hostname or ""
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -87,6 +95,49 @@ class Connection:
     def receive(self, deadline_ns: int) -> bytes:
         """What has arrived, at least one byte; b"" when the other side has closed."""
         return self._retry(lambda: self.socket.recv(_RECEIVE_BYTES), deadline_ns, "waiting for data")
+
+    def receive_into(self, view: memoryview) -> tuple[int, int] | None:
+        """Bytes read into `view` without waiting, and how old (ns) the newest of them is; None: nothing is there.
+
+        0 bytes: the other side has closed. The age is the kernel's: it dates each TCP segment when it comes
+        (SO_TIMESTAMPNS, for TCP since Linux 4.16), so a reader that was kept from its core still knows. 0 for TLS.
+        """
+        try:
+            if isinstance(self.socket, ssl.SSLSocket):
+                return self.socket.recv_into(view), 0
+            count, control, _, _ = self.socket.recvmsg_into([view], _CONTROL_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except OSError as error:
+            raise SourceError(
+                "the connection broke waiting for data", where=self._patience.where, got=error.strerror or str(error)
+            ) from error
+        for _, kind, data in control:
+            if kind == _TIMESTAMPS and len(data) >= _TIMESPEC.size:
+                seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+                return count, max(0, time.time_ns() - seconds * 1_000_000_000 - nanoseconds)
+        return count, 0
+
+    def wait(self, timeout_s: float, wake: Wake | None, missing: int = 1) -> bool:
+        """Wait until something can be received, `wake` is set or the time has passed; returns whether `wake` is set.
+
+        Less than `missing` bytes need not be told of (SO_RCVLOWAT): a picture comes in dozens of segments, and being
+        woken by each would cost more than reading them. Bytes that TLS has decrypted already are not seen:
+        `receive_into` first.
+        """
+        if missing != self._low_water and not isinstance(self.socket, ssl.SSLSocket):
+            self._low_water = missing
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
+        waiting = [self.socket.fileno()] if wake is None else [self.socket.fileno(), wake.fileno()]
+        if max(waiting) < _SELECTABLE:  # `poll` rounds up to whole milliseconds, by which the result would be older
+            readable, _, _ = select.select(waiting, (), (), max(0.0, timeout_s))
+        else:
+            poll = select.poll()
+            for fd in waiting:
+                poll.register(fd, select.POLLIN)
+            readable = [fd for fd, _ in poll.poll(max(0.0, timeout_s) * 1000)]
+        return wake is not None and wake.fileno() in readable
 
     def close(self) -> None:
         self.socket.close()
@@ -122,6 +173,8 @@ def _connect(host: str, port: int, patience: Patience, deadline_ns: int) -> sock
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            with contextlib.suppress(OSError):  # then frames are dated when they are read
+                sock.setsockopt(socket.SOL_SOCKET, _TIMESTAMPS, 1)
             with contextlib.suppress(BlockingIOError):
                 sock.connect(address)
             patience.ready(sock, select.POLLOUT, deadline_ns, "connecting")

@@ -13,7 +13,7 @@ from edgerun.capture import opencv
 from edgerun.capture.pace import Pace
 from edgerun.errors import FrameError, SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, Image
+from edgerun.types import WHOLE, Grab, Image, View
 
 _FPS_UNKNOWN = 25.0  # what FFmpeg assumes for a raw stream without timing
 _LONGEST_GAP_MS = 10_000.0  # a longer hole between two timestamps is taken for a damaged one
@@ -37,6 +37,7 @@ class FileSource:
     """
 
     options = Options
+    holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         self._cv2 = opencv.load()
@@ -47,9 +48,10 @@ class FileSource:
         check_video_path(Path(options.path))
         self._shown_ms = 0.0
         self._position = 0
+        self.frame_size = (0, 0)
         self._open()
 
-    def grab(self) -> Grab | None:
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         if self._context.stop.is_set() or not self._advance():
             return None
         shown_ms = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
@@ -61,9 +63,11 @@ class FileSource:
         self._position += 1
         return Grab(captured_ns, str(self._position - 1))
 
-    def retrieve(self, out: Image | None) -> Image:
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
         where = f"{self._path}, frame {self._position - 1}"
-        return retrieve_converted(self._cv2, self._capture, out, where)
+        image = retrieve_converted(self._cv2, self._capture, out, where)
+        self.frame_size = size_of(image)
+        return image
 
     def close(self) -> None:
         self._capture.release()
@@ -122,6 +126,11 @@ def retrieve_converted(cv2: Any, capture: Any, out: Image | None, where: str) ->
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     converted: Image = np.ascontiguousarray(image)
     return converted
+
+
+def size_of(image: Image) -> tuple[int, int]:
+    """Width and height of a picture, pixels."""
+    return image.shape[1], image.shape[0]
 
 
 def check_video_path(path: Path) -> None:

@@ -18,30 +18,40 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
 class Response:
-    """Status, headers (names in lower case) and a body that is read as it comes."""
+    """Status, headers (names in lower case) and a body without end that is read as it comes."""
 
     def __init__(self, connection: Connection, status: int, reason: str, headers: dict[str, str], rest: bytes) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
-        self._connection = connection
+        self.connection = connection
         self._rest = rest
         chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
         self._chunks = Dechunker() if chunked else None
 
-    def read(self, deadline_ns: int) -> bytes:
-        """The next piece of the body, at least one byte; b"" at its end."""
-        while True:
-            data, self._rest = self._rest or self._connection.receive(deadline_ns), b""
-            if not data or self._chunks is None:
-                return data
-            if body := self._chunks.feed(data):
-                return body
-            if self._chunks.ended:
-                return b""
+    def read_into(self, view: memoryview) -> tuple[int, int] | None:
+        """Body bytes read into `view` without waiting, and the age (ns) of the newest; None: none are there.
+
+        0 bytes: the body has ended.
+        """
+        while self._chunks is None or not self._chunks.ended:
+            if self._rest:
+                count, age_ns = min(len(self._rest), len(view)), 0
+                view[:count], self._rest = self._rest[:count], self._rest[count:]
+            else:
+                got = self.connection.receive_into(view)
+                if got is None:
+                    return None
+                count, age_ns = got
+            if self._chunks is None or not count:
+                return count, age_ns
+            if body := self._chunks.feed(bytes(view[:count])):
+                view[: len(body)] = body
+                return len(body), age_ns
+        return 0, 0
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
 
 class Dechunker:

@@ -15,7 +15,7 @@ from edgerun.capture.pace import Pace
 from edgerun.capture.picture import decode_picture
 from edgerun.errors import FrameError, SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, Image
+from edgerun.types import WHOLE, Grab, Image, View
 
 # What the OpenCV wheels read (imgcodecs, "Supported formats" of cv::imread).
 SUFFIXES = frozenset(
@@ -43,6 +43,7 @@ class ImagesSource:
 
     options = Options
     lossless = True
+    holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         self._cv2 = opencv.load()
@@ -52,8 +53,9 @@ class ImagesSource:
         self._interval_ns = round(1e9 / options.fps) if paced and options.fps else 0
         self._pace = Pace(context.clock, context.stop)
         self._next = 0
+        self.frame_size = (0, 0)
 
-    def grab(self) -> Grab | None:
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         if self._next == len(self._items) and self._context.loop:
             self._next = 0
         if self._next == len(self._items) or self._context.stop.is_set():
@@ -64,7 +66,7 @@ class ImagesSource:
         self._next += 1
         return Grab(captured_ns, self._items[self._next - 1])
 
-    def retrieve(self, out: Image | None) -> Image:
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
         path = self._root / self._items[self._next - 1]
         try:
             data = path.read_bytes()
@@ -72,7 +74,8 @@ class ImagesSource:
             raise FrameError(
                 "the picture cannot be read", where=path, got=error.strerror or str(error), reason="read"
             ) from error
-        return decode_picture(self._cv2, data, out, str(path))
+        image, self.frame_size = decode_picture(self._cv2, data, out, str(path), view)
+        return image
 
     def close(self) -> None:
         """Nothing is held between calls."""

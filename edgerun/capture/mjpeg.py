@@ -13,15 +13,17 @@ from typing import Annotated
 import msgspec
 
 from edgerun.capture import opencv
-from edgerun.capture.connection import Patience, Stopped
+from edgerun.capture.connection import Patience
 from edgerun.capture.http import Response, fetch
 from edgerun.capture.multipart import MultipartParser, boundary_of
 from edgerun.capture.picture import decode_picture
 from edgerun.capture.url import mask_url
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, Image
+from edgerun.types import NOT_YET, WHOLE, Grab, Image, View
 
+_WAIT_STEP_S = 0.2
+_MOST_AT_ONCE = 4 * 1024 * 1024  # a sender faster than we read must not keep us from looking at the clock
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -42,25 +44,29 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MjpegSource:
-    """Live. `grab()` returns once per JPEG that arrives, in order, and leaves none out: frames that have piled up come
-    one after the other at once. `captured_ns` is when the last byte was read. `stop` ends a wait within 0.2 s.
+    """Live, holds. `grab()` returns once per JPEG that arrives, in order, and leaves none out: frames that have piled
+    up come one after the other at once.
+
+    `captured_ns` is when the last byte came, by the kernel's own time stamp (read at most 64 KiB at a time, the newest
+    byte of which counts); over TLS, when it was read. Whenever it looks it reads all that is there. `stop` ends a wait
+    within 0.2 s, at once with `wake`.
     """
 
     options = Options
     lossless = False
+    holds = True
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         self._cv2 = opencv.load()
         self._context = context
         self._where = mask_url(options.url)
-        self._read_s = options.read_timeout_s
-        self._patience = Patience(context.clock, context.stop, self._where)
-        self._frames: deque[tuple[bytes, int]] = deque()
-        self._held = b""
+        self._read_ns = round(options.read_timeout_s * 1e9)
+        self._arrivals: deque[tuple[int, int]] = deque()  # (bytes of the body, when they were there)
+        self.frame_size = (0, 0)
         self._ended = False
         self._response = fetch(
             options.url,
-            self._patience,
+            Patience(context.clock, context.stop, self._where),
             options.connect_timeout_s,
             options.read_timeout_s,
             lambda: _tls(options),
@@ -70,39 +76,71 @@ class MjpegSource:
         except SourceError:
             self.close()
             raise
+        self._left_ns = self._heard_ns = self._drained_ns = context.clock.mono_ns()
 
-    def grab(self) -> Grab | None:
-        deadline_ns = self._patience.deadline_ns(self._read_s)
-        while not self._frames:
-            if self._ended:
-                raise SourceError("the camera ended the stream", where=self._where)
-            try:
-                self._receive(deadline_ns)
-            except Stopped:
-                return None
-        if self._context.stop.is_set():
-            return None
-        self._held, captured_ns = self._frames.popleft()
-        return Grab(captured_ns)
+    def grab(self, until_ns: int | None = None) -> Grab | None:
+        self._heard_ns += self._context.clock.mono_ns() - self._left_ns  # while nobody looked, nobody was silent
+        try:
+            return self._grab(until_ns)
+        except SourceError as error:
+            error.where = error.where or self._where
+            raise
+        finally:
+            self._left_ns = self._context.clock.mono_ns()
 
-    def retrieve(self, out: Image | None) -> Image:
-        return decode_picture(self._cv2, self._held, out, self._where)
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
+        image, self.frame_size = decode_picture(self._cv2, self._parser.held, out, self._where, view)
+        return image
 
     def close(self) -> None:
         self._response.close()
 
-    def _receive(self, deadline_ns: int) -> None:
-        """Read what is there, waiting for it, and line up the pictures that are complete with it."""
-        try:
-            data = self._response.read(deadline_ns)
-            now_ns = self._context.clock.mono_ns()
-            self._parser.feed(data)
-            while (picture := self._parser.next()) is not None:
-                self._frames.append((picture, now_ns))
-        except SourceError as error:
-            error.where = error.where or self._where
-            raise
-        self._ended = not data or self._parser.ended
+    def _grab(self, until_ns: int | None) -> Grab | None:
+        clock, stop = self._context.clock, self._context.stop
+        wake = self._context.wake if until_ns is not None else None
+        woken = False
+        while not stop.is_set():
+            if self._parser.next():
+                self._heard_ns = clock.mono_ns()
+                return Grab(self._arrived_ns())
+            if self._ended or self._parser.ended:
+                raise SourceError("the camera ended the stream")
+            if self._look():
+                continue
+            now_ns = clock.mono_ns()
+            if until_ns is not None and (woken or now_ns >= until_ns):
+                return NOT_YET
+            end_ns = self._heard_ns + self._read_ns
+            if now_ns >= end_ns:
+                raise SourceError("timed out waiting for data", remedy="is it reachable from this device?")
+            wait_s = (min(end_ns, until_ns or end_ns) - now_ns) / 1e9
+            woken = self._response.connection.wait(min(wait_s, _WAIT_STEP_S), wake, self._parser.missing)
+        return None
+
+    def _look(self) -> bool:
+        """Read all that is there without waiting; whether that was anything."""
+        clock, parser = self._context.clock, self._parser
+        began = parser.received
+        while parser.received - began < _MOST_AT_ONCE:
+            got = self._response.read_into(parser.room())
+            now_ns = clock.mono_ns()
+            if got is None:
+                self._drained_ns = now_ns
+                break
+            count, age_ns = got
+            if not count:
+                self._ended = True
+                return True
+            parser.filled(count)
+            # What is read now was not there when everything had been read: a wall clock that jumps cannot deny that.
+            self._drained_ns = max(self._drained_ns, now_ns - age_ns)
+            self._arrivals.append((parser.received, self._drained_ns))
+        return parser.received > began
+
+    def _arrived_ns(self) -> int:
+        while self._arrivals[0][0] < self._parser.held_end:
+            self._arrivals.popleft()
+        return self._arrivals[0][1]
 
 
 def check_answer(response: Response, where: str) -> str:

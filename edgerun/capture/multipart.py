@@ -8,14 +8,18 @@ not when the next one's boundary comes; or else at the next boundary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from email.message import Message
 
+from edgerun.capture.jpeg import JpegWalk
 from edgerun.errors import SourceError
 
 _LONGEST_HEADERS = 16384
 _LONGEST_PART = 16 * 1024 * 1024
+_CAPACITY = 256 * 1024
+_ROOM = 64 * 1024
 
-_PREAMBLE, _HEADERS, _COUNTED, _OPEN, _BETWEEN = range(5)
+_GAPS = (b"\r\n\r\n", b"\n\n")
 
 
 def boundary_of(content_type: str) -> str | None:
@@ -38,10 +42,11 @@ def boundary_of(content_type: str) -> str | None:
 
 
 class MultipartParser:
-    """`feed()` bytes as they come, then take pictures with `next()` until it returns None.
+    """Read into `room()`, say so with `filled()`, then take pictures with `next()` until it returns None.
 
-    `ended` is set at the closing boundary. Memory is bounded: a part over 16 MiB, headers over 16 KiB, or that much
-    without any boundary raise `SourceError`.
+    The bytes stay where they were read to: a picture is a span of the one buffer, which is kept (`held`) until `next()`
+    gives another. `ended` is set at the closing boundary. Memory is bounded: a part over 16 MiB, headers over 16 KiB,
+    or that much without any boundary raise `SourceError`.
     """
 
     def __init__(self, boundary: str) -> None:
@@ -50,89 +55,137 @@ class MultipartParser:
         # By the standard the delimiter is "--" + boundary; cameras that announce "--x" often send just "--x".
         self._candidates = (b"--" + word, word) if word.startswith(b"--") else (b"--" + word,)
         self._delimiter = b""
-        self._data = bytearray()
-        self._state = _PREAMBLE
-        self._scanned = 0
+        self._data = bytearray(_CAPACITY)
+        self._before = 0  # bytes of the body that were moved out in front of the buffer
+        self._begin = self._end = self._scanned = 0  # what is not parsed yet; no delimiter begins before `_scanned`
+        self._held = (0, 0)
         self._length = 0
         self._is_image = True
         self._walk = JpegWalk()
+        self._step: Callable[[], tuple[int, int] | None] = self._find_first
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body that have been filled in."""
+        return self._before + self._end
+
+    @property
+    def held(self) -> memoryview:
+        """The picture that `next()` gave last, as it was sent (it may be empty or damaged); valid until `room()`."""
+        return memoryview(self._data)[self._held[0] : self._held[1]]
+
+    @property
+    def held_end(self) -> int:
+        """Where in the body (bytes) the held picture ends."""
+        return self._before + self._held[1]
+
+    @property
+    def missing(self) -> int:
+        """How many more bytes must come at least before there can be another picture."""
+        if self._step == self._read_counted:
+            return max(1, self._length - (self._end - self._begin))
+        return 1
+
+    def room(self) -> memoryview:
+        """Where to read the next bytes to: at least one, at most 64 KiB."""
+        if len(self._data) - self._end < _ROOM:
+            self._make_room()
+        return memoryview(self._data)[self._end : self._end + _ROOM]
+
+    def filled(self, count: int) -> None:
+        """`count` bytes have been written into `room()`."""
+        self._end += count
 
     def feed(self, data: bytes) -> None:
-        self._data += data
+        """Copy `data` in."""
+        for at in range(0, len(data), _ROOM):
+            piece = data[at : at + _ROOM]
+            self.room()[: len(piece)] = piece
+            self.filled(len(piece))
 
-    def next(self) -> bytes | None:
-        """The next complete picture part as it was sent (it may be empty or damaged); None: feed more first."""
-        steps = {
-            _PREAMBLE: self._find_first,
-            _HEADERS: self._read_headers,
-            _COUNTED: self._read_counted,
-            _OPEN: self._read_open,
-            _BETWEEN: self._find_next,
-        }
+    def next(self) -> bool:
+        """Take the next complete picture part: it is `held` now. False: fill in more first."""
         while not self.ended:
-            state = self._state
-            part = steps[state]()
+            step = self._step
+            part = step()
             if part is not None and self._is_image:
-                return part
-            if part is None and self._state == state and not self.ended:
-                return None
-        return None
+                self._held = part
+                return True
+            if part is None and self._step == step and not self.ended:
+                return False
+        return False
+
+    def _make_room(self) -> None:
+        first = self._held[0] if self._held[1] > self._held[0] else self._begin
+        kept = self._end - first
+        old = memoryview(self._data)
+        if kept + _ROOM > len(self._data) // 2:
+            self._data = bytearray(2 * (kept + _ROOM))
+        memoryview(self._data)[:kept] = old[first : self._end]
+        self._before += first
+        self._begin -= first
+        self._scanned -= first
+        self._held = (self._held[0] - first, self._held[1] - first) if self._held[1] > self._held[0] else (0, 0)
+        self._end = kept
 
     def _find_first(self) -> None:
         """The first line that is a delimiter decides which one this camera uses."""
-        while (end := self._data.find(b"\n", self._scanned)) >= 0:
-            line = bytes(self._data[:end]).strip()
-            del self._data[: end + 1]
-            self._scanned = 0
+        while (end := self._data.find(b"\n", self._scanned, self._end)) >= 0:
+            line = bytes(self._data[self._begin : end]).strip()
+            self._begin = self._scanned = end + 1
             if line in self._candidates:
                 self._delimiter = line
-                self._state = _HEADERS
+                self._step = self._read_headers
                 return
-        self._scanned = len(self._data)
+        self._scanned = self._end
         self._bound(_LONGEST_HEADERS, "no boundary at the start of the multipart body")
 
     def _read_headers(self) -> None:
-        ends = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := self._data.find(mark)) >= 0]
-        if self._data.startswith((b"\r\n", b"\n")):  # no headers at all
-            ends = [(0, 2 if self._data.startswith(b"\r\n") else 1)]
+        begin, end = self._begin, self._end
+        if self._data.startswith((b"\r\n", b"\n"), begin, end):  # no headers at all
+            ends = [(begin, 2 if self._data[begin] == 0x0D else 1)]
+        else:
+            marks = (
+                (self._data.find(mark, begin, min(end, begin + _LONGEST_HEADERS + 4)), len(mark)) for mark in _GAPS
+            )
+            ends = [(at, length) for at, length in marks if at >= 0]
         if not ends:
-            if bytes(self._data[:2]) not in (b"", b"\r"):
+            if bytes(self._data[begin : min(begin + 2, end)]) not in (b"", b"\r"):
                 self._bound(_LONGEST_HEADERS, "the headers of a part do not end")
             return
         at, length = min(ends)
-        headers = _parse_headers(bytes(self._data[:at]))
-        del self._data[: at + length]
+        headers = _parse_headers(bytes(self._data[begin:at]))
+        self._begin = self._scanned = at + length
         kind = headers.get("content-type", "image/jpeg").lower()
         self._is_image = kind.startswith("image/") or kind.startswith("application/octet-stream")
         stated = headers.get("content-length", "")
-        self._scanned = 0
         if stated.isdecimal():
             self._length = int(stated)
             if self._length > _LONGEST_PART:
                 raise SourceError("a part is too large", expected=f"at most {_LONGEST_PART} bytes", got=stated)
-            self._state = _COUNTED
+            self._step = self._read_counted
         else:
             self._walk = JpegWalk()
-            self._state = _OPEN
+            self._step = self._read_open
 
-    def _read_counted(self) -> bytes | None:
-        if len(self._data) < self._length:
+    def _read_counted(self) -> tuple[int, int] | None:
+        if self._end - self._begin < self._length:
             return None
-        self._state = _BETWEEN
-        return self._cut(self._length)
+        self._step = self._find_next
+        return self._cut(self._begin + self._length)
 
-    def _read_open(self) -> bytes | None:
+    def _read_open(self) -> tuple[int, int] | None:
         boundary = self._find_delimiter()
-        end = self._walk.find_end(self._data)
-        if end is not None and (boundary is None or end <= boundary[0]):
-            self._state = _BETWEEN
-            return self._cut(end)
+        length = self._walk.find_end(self._data, self._begin, self._end)
+        if length is not None and (boundary is None or self._begin + length <= boundary[0]):
+            self._step = self._find_next
+            return self._cut(self._begin + length)
         if boundary is None:
             self._bound(_LONGEST_PART, "a part does not end")
             return None
         start, behind, closing = boundary
         part = self._cut(start)
-        self._pass_delimiter(behind - start, closing)
+        self._pass_delimiter(behind, closing)
         return part
 
     def _find_next(self) -> None:
@@ -140,79 +193,42 @@ class MultipartParser:
         if boundary is None:
             self._bound(_LONGEST_PART, "no boundary behind a part")
             return
-        _, behind, closing = boundary
-        self._pass_delimiter(behind, closing)
+        self._pass_delimiter(boundary[1], boundary[2])
 
     def _find_delimiter(self) -> tuple[int, int, bool] | None:
         """(where the part before it ends, where its line ends, whether it closes the body), once the line is whole."""
+        data, begin, end = self._data, self._begin, self._end
         at = self._scanned
-        while (at := self._data.find(self._delimiter, at)) >= 0:
-            line_end = self._data.find(b"\n", at)
-            tail = bytes(self._data[at + len(self._delimiter) : line_end if line_end >= 0 else None]).strip(b" \t\r")
-            at_line_start = at == 0 or self._data[at - 1] == 0x0A
+        while (at := data.find(self._delimiter, at, end)) >= 0:
+            line_end = data.find(b"\n", at, end)
+            tail = bytes(data[at + len(self._delimiter) : line_end if line_end >= 0 else end]).strip(b" \t\r")
+            at_line_start = at == begin or data[at - 1] == 0x0A
             closing = tail.startswith(b"--")
             if at_line_start and (closing or (not tail and line_end >= 0)):
                 start = at
-                if start and self._data[start - 1] == 0x0A:
-                    start -= 2 if start > 1 and self._data[start - 2] == 0x0D else 1
-                return start, line_end + 1 if line_end >= 0 else len(self._data), closing
+                if start > begin and data[start - 1] == 0x0A:
+                    start -= 2 if start > begin + 1 and data[start - 2] == 0x0D else 1
+                return start, line_end + 1 if line_end >= 0 else end, closing
             if at_line_start and line_end < 0 and tail in (b"", b"-"):  # its line is not whole yet
                 self._scanned = at
                 return None
             at += 1
-        self._scanned = max(self._scanned, len(self._data) - len(self._delimiter))
+        self._scanned = max(self._scanned, end - len(self._delimiter))
         return None
 
-    def _pass_delimiter(self, length: int, closing: bool) -> None:
-        del self._data[:length]
-        self._scanned = 0
-        self._state = _HEADERS
+    def _pass_delimiter(self, behind: int, closing: bool) -> None:
+        self._begin = self._scanned = behind
+        self._step = self._read_headers
         self.ended = closing
 
-    def _cut(self, length: int) -> bytes:
-        part = bytes(self._data[:length])
-        del self._data[:length]
-        self._scanned = 0
+    def _cut(self, end: int) -> tuple[int, int]:
+        part = (self._begin, end)
+        self._begin = self._scanned = end
         return part
 
     def _bound(self, most: int, what: str) -> None:
-        if len(self._data) > most:
-            raise SourceError(what, got=f"{len(self._data)} bytes without", remedy="is this really an MJPEG camera?")
-
-
-class JpegWalk:
-    """Where a growing buffer's JPEG ends. Thumbnails in APPn segments have end markers too, so segments are skipped."""
-
-    def __init__(self) -> None:
-        self._at = 0
-        self._in_scan = False
-        self._is_jpeg = True
-
-    def find_end(self, data: bytes | bytearray) -> int | None:
-        """The position behind the EOI marker; None while it has not come, and for ever if this is no JPEG."""
-        while self._is_jpeg and self._at + 2 <= len(data):
-            if self._in_scan:
-                self._at = data.find(b"\xff", self._at)
-                if self._at < 0:
-                    self._at = len(data)
-                    return None
-                if self._at + 2 > len(data):
-                    return None
-            marker = data[self._at + 1]
-            if data[self._at] != 0xFF or (self._at == 0 and marker != 0xD8):
-                self._is_jpeg = False
-            elif marker == 0xD9:
-                return self._at + 2
-            elif marker == 0xFF:  # a fill byte
-                self._at += 1
-            elif marker == 0xD8 or 0xD0 <= marker <= 0xD7 or marker in (0x00, 0x01):  # SOI, RSTn, stuffing, TEM
-                self._at += 2
-            else:
-                if self._at + 4 > len(data):
-                    return None
-                self._in_scan = marker == 0xDA  # SOS: entropy-coded data follows its header
-                self._at += 2 + int.from_bytes(data[self._at + 2 : self._at + 4], "big")
-        return None
+        if (left := self._end - self._begin) > most:
+            raise SourceError(what, got=f"{left} bytes without", remedy="is this really an MJPEG camera?")
 
 
 def _parse_headers(data: bytes) -> dict[str, str]:

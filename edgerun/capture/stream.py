@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgerun.capture import opencv
-from edgerun.capture.file import retrieve_converted
+from edgerun.capture.file import retrieve_converted, size_of
 from edgerun.capture.reach import ask
 from edgerun.capture.url import mask_url
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, Image
+from edgerun.types import WHOLE, Grab, Image, View
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp")
 _WAITS_THAT_COUNT = 2  # in a row: one may be another process on our core
@@ -52,12 +52,14 @@ class StreamSource:
 
     options = Options
     lossless = False
+    holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         self._cv2 = cv2 = opencv.load()
         self._context = context
         self._where = mask_url(options.url)
         self._read_s = options.read_timeout_s
+        self.frame_size = (0, 0)
         settings = [
             *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(options.open_timeout_s * 1000)),
             *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(options.read_timeout_s * 1000)),
@@ -77,7 +79,7 @@ class StreamSource:
                 remedy="are host, path, user and password right? Try the same URL with ffplay on this device",
             )
 
-    def grab(self) -> Grab | None:
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         if self._context.stop.is_set():
             return None
         captured_ns, _ = self._next()
@@ -118,8 +120,10 @@ class StreamSource:
     def _shown_ms(self) -> float:
         return float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
 
-    def retrieve(self, out: Image | None) -> Image:
-        return retrieve_converted(self._cv2, self._capture, out, self._where)
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
+        image = retrieve_converted(self._cv2, self._capture, out, self._where)
+        self.frame_size = size_of(image)
+        return image
 
     def close(self) -> None:
         self._capture.release()

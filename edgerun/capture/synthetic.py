@@ -12,7 +12,7 @@ from edgerun.capture.picture import fits
 from edgerun.capture.stamp import STAMP_HEIGHT, STAMP_WIDTH, draw_stamp
 from edgerun.errors import ConfigError, SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, Image
+from edgerun.types import WHOLE, Grab, Image, View
 
 _BOXES = 4
 _BAND = (
@@ -84,6 +84,7 @@ class SyntheticSource:
     """
 
     options = Options
+    holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         width, height = options.size
@@ -103,8 +104,9 @@ class SyntheticSource:
         self._pace = Pace(context.clock, context.stop)
         self._next = 0
         self._captured_ns = 0
+        self.frame_size = options.size
 
-    def grab(self) -> Grab | None:
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         if self._next == self._frames and self._context.loop:
             self._next = 0
         if self._next == self._frames or self._context.stop.is_set():
@@ -119,7 +121,7 @@ class SyntheticSource:
         self._next += 1
         return Grab(captured_ns, str(self._next - 1))
 
-    def retrieve(self, out: Image | None) -> Image:
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
         image = out if out is not None and fits(out, self._pattern.shape) else np.empty(self._pattern.shape, np.uint8)
         self._pattern.draw(image, self._next - 1, self._captured_ns)
         return image

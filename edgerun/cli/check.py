@@ -81,7 +81,7 @@ def _understood(config: Config) -> Iterator[str]:
     for name, stream in config.streams.items():
         rate = f", at most {stream.max_fps:g} results/s" if stream.max_fps else ""
         only = f", only {', '.join(stream.labels)}" if stream.labels else ""
-        yield f"ok  stream {name}: {_source(stream)} → {stream.model}, at most {stream.max_age_ms:g} ms old{rate}{only}"
+        yield f"ok  stream {name}: {_source(stream)} → {', '.join(stream.models)}, at most {stream.max_age_ms:g} ms old{rate}{only}"
 
 
 def _source(stream: StreamConfig) -> str:

@@ -17,20 +17,27 @@ from edgerun.config.structs import (
     default_device_id,
     default_threads,
 )
+from edgerun.config.watching import BatchConfig, GateConfig, PrivacyConfig, ThenConfig, TrackConfig, ZoneConfig
 from edgerun.secret import Secret
 
 __all__ = [
     "PLANNED",
+    "BatchConfig",
     "Config",
     "DeviceConfig",
     "FindModel",
+    "GateConfig",
     "ModelConfig",
     "MqttConfig",
     "OptionsOf",
+    "PrivacyConfig",
     "RunOptions",
     "Secret",
     "SourceConfig",
     "StreamConfig",
+    "ThenConfig",
+    "TrackConfig",
+    "ZoneConfig",
     "build",
     "default_device_id",
     "default_threads",

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from edgerun.config.references import check_streams
 from edgerun.config.source import camera_node, check_path, check_url, names_in, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
@@ -31,11 +32,6 @@ PLANNED = (
     "mqtt.compat",
     "mqtt.spool",
     "models.*.hang_s",
-    "streams.*.gate",
-    "streams.*.privacy",
-    "streams.*.then",
-    "streams.*.track",
-    "streams.*.weight",
     "streams.*.stall_s",
 )
 """Keys that belong to the format and that this version does not act on: refused, never silently ignored."""
@@ -99,7 +95,7 @@ def build(
                 report.add(join(room, str(name)), "not a usable name", expected=NAME_WORDS, got=show(str(name)))
     for name, model in _table(raw, "models").items():
         reader.check_model(join("models", str(name)), model, report)
-    _check_references(_table(raw, "streams"), _table(raw, "models"), report)
+    check_streams(_table(raw, "streams"), _table(raw, "models"), report)
     if report.errors or config is INVALID:
         raise ConfigErrors(report.errors)
     found: Config = config
@@ -263,20 +259,6 @@ def _check_mqtt(mqtt: dict[str, Any], report: Report) -> None:
                     expected="an url that begins with mqtts:// or wss://",
                     got=show(url),
                 )
-
-
-def _check_references(streams: dict[str, Any], models: dict[str, Any], report: Report) -> None:
-    for name, stream in streams.items():
-        wanted = stream.get("model") if isinstance(stream, dict) else None
-        if isinstance(wanted, str) and wanted and wanted not in models:
-            known = [str(model) for model in models]
-            report.add(
-                join(join("streams", str(name)), "model"),
-                "no such model",
-                expected="one of " + ", ".join(known) if known else "the name of a [models.NAME] table",
-                got=show(wanted),
-                remedy=did_you_mean(wanted, known) or f"add [models.{wanted}]",
-            )
 
 
 def split_credentials(url: str) -> tuple[str, str | None, str | None]:

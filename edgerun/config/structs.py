@@ -12,6 +12,15 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from edgerun.config.watching import (
+    BatchConfig,
+    GateConfig,
+    PartOfFrame,
+    PrivacyConfig,
+    ThenConfig,
+    TrackConfig,
+    ZoneConfig,
+)
 from edgerun.secret import Secret
 
 NAME = r"^[a-z0-9-]{1,63}\Z"
@@ -129,6 +138,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Share | None, Meta(description="Lowest score reported; by default the bundle's, else 0.5.")
     ] = None
     top_k: Annotated[Annotated[int, Meta(ge=1, le=1000)], Meta(description="Classes reported of a classification.")] = 5
+    batch: Annotated[BatchConfig | None, Meta(description="A table, see below; by default one frame at a time.")] = None
+    cache: Annotated[
+        Annotated[int, Meta(ge=0, le=2**40, extra={"unit": "bytes"})],
+        Meta(
+            description="Memory for results of pictures that may come again byte for byte (folders, requests); 0: none."
+        ),
+    ] = 0
 
 
 class SourceConfig(msgspec.Struct, frozen=True):
@@ -148,7 +164,13 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             extra={"expected": "text or a table with kind"},
         ),
     ]
-    model: Annotated[Text, Meta(description="The name of a `[models.NAME]` table.")]
+    model: Annotated[
+        Text | Annotated[tuple[Text, ...], Meta(min_length=1)],
+        Meta(
+            description="The name of a `[models.NAME]` table, or a list: each of them gets the stream's frames.",
+            extra={"expected": "the name of a [models.NAME] table, or a list of such names"},
+        ),
+    ]
     max_age_ms: Annotated[
         Annotated[float, Meta(gt=0, le=3_600_000)],
         Meta(description="A result older than this is never inferred and never published."),
@@ -156,10 +178,33 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_fps: Annotated[
         Annotated[float, Meta(gt=0, le=1000)] | None, Meta(description="Most results a second; by default no limit.")
     ] = None
+    min_fps: Annotated[
+        Annotated[float, Meta(gt=0, le=1000)] | None,
+        Meta(description="Results a second that it gets before other streams of its model get more; by default none."),
+    ] = None
+    weight: Annotated[
+        Annotated[float, Meta(gt=0, le=1000)],
+        Meta(description="Its share of a model that several streams use, against their weights."),
+    ] = 1.0
     labels: Annotated[tuple[Text, ...], Meta(description="Report only these; by default all.")] = ()
     threshold: Annotated[Share | None, Meta(description="Lowest score reported, instead of the model's.")] = None
     loop: Annotated[bool, Meta(description="Begin a file or folder again at its end.")] = False
     as_fast: Annotated[bool, Meta(description="Read a file without pacing; every frame is inferred.")] = False
+    region: Annotated[PartOfFrame | None, Meta(description="Give the models only this part of the frame.")] = None
+    gate: Annotated[GateConfig | None, Meta(description="A table, see below; by default every frame counts.")] = None
+    privacy: Annotated[PrivacyConfig | None, Meta(description="A table, see below.")] = None
+    track: Annotated[
+        bool | TrackConfig, Meta(description="Number objects and follow them; true, or a table, see below.")
+    ] = False
+    zones: Annotated[dict[str, ZoneConfig], Meta(description="Tables, see below.")] = msgspec.field(
+        default_factory=dict
+    )
+    then: Annotated[ThenConfig | None, Meta(description="A table, see below.")] = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of its models."""
+        return (self.model,) if isinstance(self.model, str) else self.model
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import ClassVar, Literal
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerun.decode.answer import class_names
-from edgerun.decode.tensors import dequantise, describe, not_numbers, shape_text, sigmoid, softmax, wrong_size
+from edgerun.decode.tensors import Buffer, dequantise, describe, not_numbers, shape_text, sigmoid, softmax, wrong_size
 from edgerun.errors import FrameError, ModelError
 from edgerun.ports import DecoderContext
 from edgerun.types import Answer, Classification, Placement, Tensor, TensorSpec
@@ -38,7 +39,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ClassifyDecoder:
     """Scores `1×N` or `N` (sides of 1 anywhere) → at most `top_k` classes that reach the threshold, best first.
 
-    `labels` names the classes an answer can hold.
+    `labels` names the classes an answer can hold. Nothing is allocated for a frame but its answer; the cost grows with
+    the classes reported.
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
@@ -56,6 +58,8 @@ class ClassifyDecoder:
         names = class_names(context.labels, classes + first, _WHERE, remedy)
         self._classes, self._first = classes, first
         self._names, self.labels = names, names[first:]
+        self._scores = np.empty(classes, np.float32)
+        self._real, self._wide = Buffer(), Buffer()
         self._activation = options.activation
         if options.activation == "auto" and self._spec.scale and self._spec.dtype in ("int8", "uint8"):
             limits = np.iinfo(self._spec.dtype)
@@ -72,29 +76,29 @@ class ClassifyDecoder:
         raw = outputs[self._at]
         if raw.size != self._classes:
             raise wrong_size(raw, self._spec, shape_text((1, self._classes)), _WHERE)
-        scores = self._probabilities(dequantise(raw, self._spec).ravel())
-        order = np.argsort(-scores, kind="stable")[: self._top_k]
-        best = [(index, score) for index, score in zip(order.tolist(), scores[order].tolist(), strict=True)]
-        return Answer(
-            classes=tuple(
-                Classification(self._names[index + self._first], index + self._first, score)
-                for index, score in best
-                if score >= self._threshold
-            )
-        )
+        scores = self._probabilities(dequantise(raw, self._spec, self._real).reshape(-1))
+        best = []
+        for _ in range(min(self._top_k, self._classes)):
+            index = int(scores.argmax())  # of equal scores the first
+            if scores[index] < self._threshold:
+                break
+            best.append(Classification(self._names[index + self._first], index + self._first, float(scores[index])))
+            scores[index] = -1.0
+        return Answer(classes=tuple(best))
 
     def _probabilities(self, real: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not np.isfinite(real).all():
-            raise not_numbers("scores", self._spec, _WHERE)
+        """In the kept array of scores, which is the caller's until the next frame."""
         low, high = float(real.min()), float(real.max())
+        if not (isfinite(low) and isfinite(high)):  # NaN anywhere makes both NaN
+            raise not_numbers("scores", self._spec, _WHERE)
         inside = low >= -_SLACK and high <= 1 + _SLACK
         activation = self._activation
         if activation == "auto":
             activation = "none" if inside else self._squash()
         if activation == "softmax":
-            return softmax(real)
+            return softmax(real, out=self._scores)
         if activation == "sigmoid":
-            return sigmoid(real)
+            return sigmoid(real, self._scores, self._wide)
         if not inside:
             raise FrameError(
                 f"scores of output {self._spec.name} are not probabilities",
@@ -104,7 +108,7 @@ class ClassifyDecoder:
                 got=f"{low:g}..{high:g}",
                 remedy='these look like logits: set activation = "softmax" in the decoder\'s options',
             )
-        return real.clip(0.0, 1.0)
+        return np.clip(real, 0.0, 1.0, out=self._scores)
 
 
 def _scores_output(outputs: Sequence[TensorSpec], wanted: int) -> int:

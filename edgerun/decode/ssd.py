@@ -12,7 +12,17 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgerun.decode.answer import Limits, class_names, strongest
-from edgerun.decode.tensors import ScoreMap, dequantise, describe, match, not_numbers, shape_text, softmax, wrong_size
+from edgerun.decode.tensors import (
+    Buffer,
+    ScoreMap,
+    dequantise,
+    describe,
+    match,
+    not_numbers,
+    shape_text,
+    softmax,
+    wrong_size,
+)
 from edgerun.errors import ModelError
 from edgerun.ports import DecoderContext
 from edgerun.types import Answer, Placement, Tensor, TensorSpec
@@ -79,7 +89,7 @@ class SsdAnchorsDecoder:
     """Encoded boxes `1×N×4` (ty, tx, th, tw) and class scores `1×N×C` → detections, suppressed class by class.
 
     Every class of an anchor that reaches the threshold is a candidate of its own. `labels` names the classes an answer
-    can hold. Only the boxes of candidates are decoded and checked for NaN.
+    can hold. Only the boxes of candidates are decoded and checked for NaN; memory is allocated for them alone.
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
@@ -116,6 +126,7 @@ class SsdAnchorsDecoder:
             spec = TensorSpec(spec.name, spec.shape, "float32")
         self._map = ScoreMap(spec, context.threshold, "sigmoid" if options.score == "sigmoid" else "none", _WHERE)
         self._below = self._floor()
+        self._logits, self._softmax, self._codes = Buffer(), Buffer(), Buffer()
 
     def _floor(self) -> NDArray[Any]:
         """`ScoreMap.below` for each score, out of reach in the background's column: one comparison does both."""
@@ -131,7 +142,8 @@ class SsdAnchorsDecoder:
         if raw.size != self._below.size:
             raise wrong_size(raw, self._scores, shape_text((1, *self._shape)), _WHERE)
         if self._options.score == "softmax":
-            raw = softmax(dequantise(raw, self._scores).reshape(self._shape))
+            out = self._softmax.of(self._shape, np.float32)
+            raw = softmax(dequantise(raw, self._scores, self._logits).reshape(self._shape), out=out)
         found, scores = self._map.reaching(self._map.comparable(raw).reshape(self._shape), self._below)
         if not len(found):
             return Answer(detections=())
@@ -148,8 +160,10 @@ class SsdAnchorsDecoder:
         if raw.size != len(self._anchors) * 4:
             raise wrong_size(raw, self._boxes, shape_text((1, len(self._anchors), 4)), _WHERE)
         per_tensor = len(self._boxes.scale) < 2
-        codes = dequantise(raw.reshape(-1, 4)[rows], self._boxes) if per_tensor else dequantise(raw, self._boxes)
-        codes = codes if per_tensor else codes.reshape(-1, 4)[rows]
+        if per_tensor:
+            codes = dequantise(raw.reshape(-1, 4)[rows], self._boxes)
+        else:
+            codes = dequantise(raw, self._boxes, self._codes).reshape(-1, 4)[rows]
         if not np.isfinite(codes).all():
             raise not_numbers("boxes", self._boxes, _WHERE)
         anchor = self._anchors[rows]

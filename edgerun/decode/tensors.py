@@ -30,32 +30,69 @@ def shape_text(shape: Sequence[int]) -> str:
     return "×".join("?" if side < 0 else str(side) for side in shape) if shape else "unspecified"
 
 
-def dequantise(raw: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
+class Buffer:
+    """An array kept from call to call, made again only when another shape or type is asked for. For one thread."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self) -> None:
+        self._array: NDArray[Any] = np.empty(0)
+
+    def of(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """The array; what it holds is left from before."""
+        if self._array.shape != shape or self._array.dtype != dtype:
+            self._array = np.empty(shape, dtype)
+        return self._array
+
+
+def dequantise(raw: Tensor, spec: TensorSpec, out: Buffer | None = None) -> NDArray[np.float32]:
     """`raw` (any part of the tensor when quantised per tensor, else all of it) as real values, float32.
 
-    Tensors without quantisation keep their values; float32 is returned as it is, not copied.
+    Written into `out` where there is one. Tensors without quantisation keep their values; float32 is
+    returned as it is, not copied.
     """
+    if raw.dtype == np.float32:
+        return raw
+    real: NDArray[np.float32] = np.empty(raw.shape, np.float32) if out is None else out.of(raw.shape, np.float32)
+    np.copyto(real, raw, casting="unsafe")
     if not spec.scale or raw.dtype.kind == "f":
-        return raw.astype(np.float32, copy=False)
+        return real
     zero_points = spec.zero_point or (0,) * len(spec.scale)
     if len(spec.scale) == 1:
-        return np.float32(spec.scale[0]) * (raw.astype(np.float32) - np.float32(zero_points[0]))
+        np.subtract(real, np.float32(zero_points[0]), out=real)
+        return np.multiply(np.float32(spec.scale[0]), real, out=real)
     along = [1] * raw.ndim
     along[spec.quantized_axis] = -1
-    scale = np.asarray(spec.scale, np.float32).reshape(along)
-    return scale * (raw.astype(np.float32) - np.asarray(zero_points, np.float32).reshape(along))
+    np.subtract(real, np.asarray(zero_points, np.float32).reshape(along), out=real)
+    return np.multiply(np.asarray(spec.scale, np.float32).reshape(along), real, out=real)
 
 
-def sigmoid(real: NDArray[Any]) -> NDArray[np.float32]:
-    """1 / (1 + e^−x), written as ½(1 + tanh(x/2)), which cannot overflow."""
-    return (0.5 * (1.0 + np.tanh(0.5 * real.astype(np.float64)))).astype(np.float32)
+def sigmoid(real: NDArray[Any], out: NDArray[np.float32] | None = None, wide: Buffer | None = None) -> NDArray[Any]:
+    """1 / (1 + e^−x), float32, written as ½(1 + tanh(x/2)), which cannot overflow.
+
+    Written into `out` where there is one, which may be `real` itself, and worked out in `wide`, kept in float64.
+    """
+    work = np.empty(real.shape, np.float64) if wide is None else wide.of(real.shape, np.float64)
+    np.copyto(work, real)
+    np.multiply(work, 0.5, out=work)
+    np.tanh(work, out=work)
+    np.add(work, 1.0, out=work)
+    np.multiply(work, 0.5, out=work)
+    if out is None:
+        return work.astype(np.float32)
+    np.copyto(out, work, casting="same_kind")
+    return out
 
 
-def softmax(real: NDArray[Any], axis: int = -1) -> NDArray[np.float32]:
-    """e^x / Σ e^x along `axis`, shifted by the largest x, which cannot overflow; infinite x become NaN."""
+def softmax(real: NDArray[Any], axis: int = -1, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """e^x / Σ e^x along `axis`, float32, shifted by the largest x, which cannot overflow; infinite x become NaN.
+
+    Written into `out` where there is one, which may be `real` itself.
+    """
     with np.errstate(invalid="ignore"):
-        shifted: NDArray[np.float32] = np.exp(real - real.max(axis=axis, keepdims=True), dtype=np.float32)
-        shifted /= shifted.sum(axis=axis, keepdims=True)
+        shifted: NDArray[np.float32] = np.subtract(real, real.max(axis=axis, keepdims=True), out=out)
+        np.exp(shifted, out=shifted)
+        np.divide(shifted, shifted.sum(axis=axis, keepdims=True), out=shifted)
     return shifted
 
 
@@ -94,6 +131,7 @@ class ScoreMap:
         self._spec, self._where, self._activation = spec, where, activation
         self.threshold = np.float32(threshold)
         self._table: NDArray[np.float32] | None = None
+        self._real, self._passing = Buffer(), Buffer()
         self._lowest = 0
         self.below: int | float
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
@@ -115,10 +153,13 @@ class ScoreMap:
             self.below = float(np.nextafter(self.threshold, np.float32(-inf)))
 
     def comparable(self, raw: Tensor) -> Tensor:
-        """The tensor in the domain of `below`: `raw` itself, or its real values. Raises `FrameError` on NaN."""
+        """The tensor in the domain of `below`: `raw` itself, or its real values, valid until the next call.
+
+        Raises `FrameError` on NaN.
+        """
         if self._table is not None:
             return raw
-        real = dequantise(raw, self._spec)
+        real = dequantise(raw, self._spec, self._real)
         if real.size and np.isnan(real.max()):
             raise not_numbers("scores", self._spec, self._where)
         return real
@@ -147,8 +188,10 @@ class ScoreMap:
         `below` is `self.below` or an array of it, shaped as `values`, with the dtype's maximum (infinity) where nothing
         may pass.
         """
-        found = np.flatnonzero(values > below)
-        scores = self.scores(values.ravel()[found])
+        found = np.flatnonzero(np.greater(values, below, out=self._passing.of(values.shape, np.bool_)))
+        # Of an array that is not in one piece, `ravel` would copy all of it.
+        flat = values.flags.c_contiguous
+        scores = self.scores(values.ravel()[found] if flat else values[np.unravel_index(found, values.shape)])
         enough = scores >= self.threshold
         return (found, scores) if enough.all() else (found[enough], scores[enough])
 

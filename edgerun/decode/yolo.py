@@ -11,7 +11,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from edgerun.decode.answer import Limits, class_names, strongest
-from edgerun.decode.tensors import ScoreMap, dequantise, describe, not_numbers, wrong_size
+from edgerun.decode.tensors import Buffer, ScoreMap, dequantise, describe, not_numbers, wrong_size
 from edgerun.decode.yolo_maps import ANCHORS, BINS, AnchorMaps, Candidates, DistributionMaps, find_maps
 from edgerun.errors import ModelError
 from edgerun.ports import DecoderContext
@@ -145,6 +145,7 @@ class _Flat:
             # One scale per channel: nothing can be compared before it is dequantised.
             self._whole, spec = spec, TensorSpec(spec.name, spec.shape, "float32")
         self._spec, self._size = spec, size
+        self._real, self._best_class = Buffer(), Buffer()
         self._map = ScoreMap(spec, context.threshold, "none", _WHERE)
         self._units = self._known_units(options.box_units)
 
@@ -172,7 +173,7 @@ class _Flat:
             shape = (side, str(layout.channels)) if layout.channels_last else (str(layout.channels), side)
             raise wrong_size(raw, self._spec, "1×" + "×".join(shape), _WHERE)
         if self._whole is not None:
-            raw = dequantise(raw, self._whole)
+            raw = dequantise(raw, self._whole, self._real)
         rows = raw.reshape(anchors, layout.channels).T if layout.channels_last else raw.reshape(-1, anchors)
         found, scores, classes = self._objects(rows) if layout.objectness else self._best(rows)
         if not len(found):
@@ -186,7 +187,8 @@ class _Flat:
 
     def _best(self, rows: Tensor) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.intp]]:
         """v8: anchors whose best class reaches the threshold."""
-        best = self._map.comparable(rows[4:].max(axis=0))
+        best = np.max(rows[4:], axis=0, out=self._best_class.of(rows.shape[1:], rows.dtype))
+        best = self._map.comparable(best)
         found, scores = self._map.reaching(best, self._map.below)
         return found, scores, rows[4:, found].argmax(axis=0)
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerun.decode.tensors import ScoreMap, dequantise, not_numbers, shape_text, sigmoid, softmax, wrong_size
+from edgerun.decode.tensors import Buffer, ScoreMap, dequantise, not_numbers, shape_text, sigmoid, softmax, wrong_size
 from edgerun.types import Tensor, TensorSpec
 
 ANCHORS = (
@@ -90,13 +90,14 @@ class _Level:
         self._whole = len(spec.scale) > 1
         self.real = TensorSpec(spec.name, spec.shape, "float32") if self._whole else spec
         self.scores = ScoreMap(self.real, threshold, "sigmoid", where)
+        self.best, self._values = Buffer(), Buffer()
 
     def cells(self, outputs: Sequence[Tensor]) -> Tensor:
         """The output as H×W×anchors×channels, to be read with `real` and `scores`."""
         raw = outputs[self.map.output]
         if raw.size != self.map.height * self.map.width * self.map.channels * self._anchors:
             raise wrong_size(raw, self.spec, shape_text(self.spec.shape), self._where)
-        return self.map.cells(dequantise(raw, self.spec) if self._whole else raw, self._anchors)
+        return self.map.cells(dequantise(raw, self.spec, self._values) if self._whole else raw, self._anchors)
 
     def codes(self, raw: Tensor) -> NDArray[np.float32]:
         """Real values of encoded boxes. Raises `FrameError` when they are not numbers."""
@@ -166,7 +167,8 @@ class DistributionMaps:
 
     def _level(self, level: _Level, outputs: Sequence[Tensor]) -> Candidates:
         cells = level.cells(outputs)[:, :, 0]
-        best = level.scores.comparable(cells[..., 4 * BINS :].max(axis=2))
+        best = level.best.of(cells.shape[:2], cells.dtype)
+        best = level.scores.comparable(np.max(cells[..., 4 * BINS :], axis=2, out=best))
         at, scores = level.scores.reaching(best, level.scores.below)
         y, x = np.unravel_index(at, cells.shape[:2])
         rows = cells[y, x]

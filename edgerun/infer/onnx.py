@@ -11,7 +11,9 @@ import msgspec
 
 from edgerun.errors import EngineError, MissingError, ModelError
 from edgerun.infer.content import check_content, one_line
+from edgerun.infer.onnx_binding import Bindings
 from edgerun.infer.onnx_graph import Quantisation, read_quantisation
+from edgerun.infer.rows import plan_rows, proven
 from edgerun.ports import EngineContext
 from edgerun.types import EngineInfo, Tensor, TensorSpec
 
@@ -41,8 +43,9 @@ class OnnxEngine:
     """One session. Spinning is off: idle threads that wait actively cost five times the CPU of a camera's 10 fps.
 
     Quantisation of integer inputs and outputs is read from the QuantizeLinear/DequantizeLinear nodes at the model's
-    edges. Raises `MissingError` without ONNX Runtime, `ModelError` for a model it refuses, `EngineError` for another
-    accelerator than `cpu` or when the session does not run on the provider asked for.
+    edges. Outputs are written into kept arrays wherever their shapes follow from the inputs' (see `Bindings`). Raises
+    `MissingError` without ONNX Runtime, `ModelError` for a model it refuses or that cannot take `batch` pictures,
+    `EngineError` for another accelerator than `cpu` or when the session does not run on the provider asked for.
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
@@ -74,32 +77,32 @@ class OnnxEngine:
         edges = read_quantisation(context.model) if quantised else {}
         self.inputs = tuple(_spec(node, edges, context.name) for node in inputs)
         self.outputs = tuple(_spec(node, edges, context.name) for node in outputs)
-        self._input_names = tuple(spec.name for spec in self.inputs)
-        self._output_names = [spec.name for spec in self.outputs]
+        self._bindings: Bindings | None = Bindings(onnxruntime, self._session, context.batch)
+        rows = plan_rows(self.inputs, self.outputs, context.batch, context.name, resizable=False)
+        self._rows = proven(self._run, rows, self.inputs, self.outputs, context)
 
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """See `ports.Engine`. The outputs are new arrays that the caller may keep."""
-        try:
-            outputs: Sequence[Tensor] = self._session.run(
-                self._output_names, dict(zip(self._input_names, inputs, strict=True))
-            )
-        except self._errors as error:
-            raise EngineError("the model failed to run", where=self._name, got=one_line(error)) from error
-        except AttributeError as error:
-            raise EngineError("the engine is closed", where=self._name) from error
-        return outputs
+        """See `ports.Engine`. The outputs may be arrays of the engine's own, overwritten by the next call."""
+        if self._rows is None or self._bindings is None:
+            return self._run(inputs)
+        inputs, rows = self._rows.fit(inputs)
+        outputs = self._run(inputs)
+        return [tensor[:rows] for tensor in outputs] if rows < len(inputs[0]) else outputs
 
     def close(self) -> None:
         """Free the session and its threads."""
-        self._session = None
+        self._session = self._bindings = None
+
+    def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self._bindings is None:
+            raise EngineError("the engine is closed", where=self._name)
+        try:
+            return self._bindings.run(inputs)
+        except self._errors as error:
+            raise EngineError("the model failed to run", where=self._name, got=one_line(error)) from error
 
     def _open(self, onnxruntime: Any, context: EngineContext) -> Any:
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = context.threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = _ERRORS_ONLY
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        settings = session_settings(onnxruntime, context)
         model = str(context.model) if isinstance(context.model, Path) else context.model
         try:
             session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
@@ -117,6 +120,17 @@ class OnnxEngine:
                 "the session does not run on the provider asked for", where=context.name, expected=_PROVIDER, got=used
             )
         return session
+
+
+def session_settings(onnxruntime: Any, context: EngineContext) -> Any:
+    """`SessionOptions` as every session of edgerun has them."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = context.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _ERRORS_ONLY
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return settings
 
 
 def _remedy(text: str) -> str:

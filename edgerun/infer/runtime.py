@@ -34,6 +34,9 @@ source = sys.argv[1]
 model = dict(model_path=source) if source else dict(model_content=sys.stdin.buffer.read())
 interpreter = library.Interpreter(**model)
 interpreter.allocate_tensors()
+for one in interpreter.get_input_details() if int(sys.argv[2]) > 1 else ():
+    interpreter.resize_tensor_input(one["index"], (int(sys.argv[2]), *one["shape"][1:]))
+interpreter.allocate_tensors()
 interpreter.invoke()
 """
 
@@ -72,8 +75,8 @@ def find_runtime(wanted: Literal["auto", "litert", "tflite-runtime"] = "auto") -
     )
 
 
-def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str) -> None:
-    """Load and run `model` once in a process of its own.
+def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str, rows: int = 1) -> None:
+    """Load and run `model` once, resized for that many rows, in a process of its own.
 
     tflite-runtime 2.14 does not verify a model and dies of SIGSEGV on many damaged ones, which would take the daemon
     with it; what it reports as an error once may be a crash the next time. Raises `ModelError` for either, and for a
@@ -83,7 +86,7 @@ def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str) -> None
     path, content = (str(model), b"") if isinstance(model, Path) else ("", model)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", script, path],
+            [sys.executable, "-c", script, path, str(rows)],
             input=content,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -100,11 +103,13 @@ def try_in_child(runtime: TfliteRuntime, model: bytes | Path, name: str) -> None
         else:
             outcome = done.stderr.decode("utf-8", "replace").strip().rpartition("Error: ")[2]
     raise ModelError(
-        f"{runtime.name} cannot load the model",
+        f"{runtime.name} cannot {'load the model' if rows == 1 else f'infer {rows} pictures at once'}",
         where=name,
         expected="a model that loads and runs",
         got=f"{' '.join(outcome.split())[:400]} when it was tried in a process of its own",
-        remedy="the file is damaged or too new for this runtime: fetch it again, or use ai-edge-litert",
+        remedy="the file is damaged or too new for this runtime: fetch it again, or use ai-edge-litert"
+        if rows == 1
+        else "leave batch at 1, or use ai-edge-litert",
     )
 
 

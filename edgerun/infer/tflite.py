@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from edgerun.errors import EngineError, ModelError
 from edgerun.infer.content import check_content, one_line
+from edgerun.infer.rows import plan_rows, proven
 from edgerun.infer.runtime import find_runtime, try_in_child
 from edgerun.ports import EngineContext
 from edgerun.types import EngineInfo, Tensor, TensorSpec
@@ -24,11 +25,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TfliteEngine:
-    """One interpreter. Inputs are copied in by `set_tensor`, outputs out by `get_tensor`.
+    """One interpreter. Inputs are copied in by `set_tensor`, outputs into arrays kept from call to call.
 
-    No view of the interpreter's own memory is ever held: LiteRT's `invoke` refuses to run while one lives. Raises
-    `MissingError` without a usable runtime, `ModelError` for a model it refuses, `EngineError` for another
-    accelerator than `cpu`. With tflite-runtime, which crashes on damaged models, the model is tried in a child first.
+    For another number of pictures than before the interpreter is resized, not another one opened: measured on x86-64
+    that costs about 0.1 ms and keeps one set of weights. LiteRT's `invoke` refuses to run while a view of its memory
+    lives, so none outlives the copy. Raises `MissingError` without a usable runtime, `ModelError` for a model it
+    refuses or that cannot take `batch` pictures, `EngineError` for another accelerator than `cpu`. With tflite-runtime,
+    which crashes on damaged models, the model is tried in a child first.
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
@@ -48,28 +51,80 @@ class TfliteEngine:
         self.inputs = tuple(_spec(detail, context.name) for detail in inputs)
         self.outputs = tuple(_spec(detail, context.name) for detail in outputs)
         self._input_indices = tuple(int(detail["index"]) for detail in inputs)
-        self._output_indices = tuple(int(detail["index"]) for detail in outputs)
+        # Each gives a view of the output's memory as it is when called.
+        self._views: list[Callable[[], Tensor]] = [interpreter.tensor(int(detail["index"])) for detail in outputs]
+        self._kept = [Kept() for _ in outputs]
         self._interpreter: Any = interpreter
+        rows = plan_rows(self.inputs, self.outputs, context.batch, context.name, resizable=True)
+        self._allocated, self._resizable = 1, rows is not None and not rows.fixed
+        if rows is not None and self._resizable and runtime.name == "tflite-runtime":
+            try_in_child(runtime, context.model, context.name, rows.most)
+        self._rows = proven(self._run, rows, self.inputs, self.outputs, context)
 
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """See `ports.Engine`. The outputs are copies that the caller may keep."""
-        interpreter = self._interpreter
-        try:
-            for index, tensor in zip(self._input_indices, inputs, strict=True):
-                interpreter.set_tensor(index, tensor)
-            interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in self._output_indices]
-        except (ValueError, RuntimeError, AttributeError) as error:
-            raise self._failed(error) from error
+        """See `ports.Engine`. The outputs are arrays of the engine's own, overwritten by the next call."""
+        if self._rows is None or self._interpreter is None:
+            return self._run(inputs)
+        inputs, rows = self._rows.fit(inputs)
+        outputs = self._run(inputs)
+        return [tensor[:rows] for tensor in outputs] if rows < len(inputs[0]) else outputs
 
     def close(self) -> None:
         """Free the interpreter and its memory."""
         self._interpreter = None
+        self._views = []
+
+    def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        interpreter = self._interpreter
+        try:
+            if self._resizable and len(inputs[0]) != self._allocated:
+                self._resize(len(inputs[0]))
+            for index, tensor in zip(self._input_indices, inputs, strict=True):
+                interpreter.set_tensor(index, tensor)
+            interpreter.invoke()
+            return [kept.copy_of(view) for kept, view in zip(self._kept, self._views, strict=True)]
+        except (ValueError, RuntimeError, AttributeError) as error:
+            raise self._failed(error) from error
+
+    def _resize(self, rows: int) -> None:
+        self._allocated = 0  # until it has worked
+        for index, spec in zip(self._input_indices, self.inputs, strict=True):
+            self._interpreter.resize_tensor_input(index, (rows, *spec.shape[1:]))
+        self._interpreter.allocate_tensors()
+        self._allocated = rows
 
     def _failed(self, error: Exception) -> EngineError:
         if self._interpreter is None:
             return EngineError("the engine is closed", where=self._name)
         return EngineError("the model failed to run", where=self._name, got=one_line(error))
+
+
+class Kept:
+    """An array that one output is copied into: made for the most rows seen, made again for another shape."""
+
+    __slots__ = ("_part", "_whole")
+
+    def __init__(self) -> None:
+        self._whole: Tensor | None = None
+        self._part: Tensor | None = None
+
+    def copy_of(self, view: Callable[[], Tensor]) -> Tensor:
+        """What `view()` shows, copied. No reference to the view outlives the call, whatever is raised."""
+        shown = view()
+        try:
+            part = self._part
+            if part is None or part.shape != shown.shape:
+                part = self._part = self._array(shown)
+            np.copyto(part, shown)
+            return part
+        finally:
+            del shown
+
+    def _array(self, like: Tensor) -> Tensor:
+        whole = self._whole
+        if whole is None or whole.shape[1:] != like.shape[1:] or not like.ndim or len(like) > len(whole):
+            whole = self._whole = np.empty(like.shape, like.dtype)
+        return whole[: len(like)] if like.ndim else whole
 
 
 def _open(module: Any, context: EngineContext, title: str) -> Any:

@@ -1,4 +1,4 @@
-"""A lane: one (stream, model) pair on its way from capture to worker, and the buffers its frames live in."""
+"""A lane: one (stream, model) pair on its way from capture to worker."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import msgspec
 
 from edgerun.errors import FrameError
 from edgerun.meter import StreamMeter
-from edgerun.pipeline.demand import Demand, RateCap
-from edgerun.ports import Decoder
+from edgerun.pipeline.cache import ResultCache
+from edgerun.pipeline.cascade import CascadePlan
+from edgerun.pipeline.demand import RateCap
+from edgerun.ports import Decoder, Scene
 from edgerun.slot import Slot
-from edgerun.types import Frame, Image
+from edgerun.types import Answer, Box, Frame
+from edgerun.wake import Wake
 
 _log = logging.getLogger(__name__)
 
 _COMPLAIN_EVERY_NS = 10_000_000_000
 _TELL_EXPIRED_EVERY_NS = 60_000_000_000
-_SPARE_BUFFERS = 4  # one being written, one in the Slot, one with the worker, one with the sinks
 
 
 class LanePlan(msgspec.Struct, frozen=True):
@@ -26,22 +28,61 @@ class LanePlan(msgspec.Struct, frozen=True):
 
     stream: str
     decoder: Decoder
+    model: str = ""
     max_age_ms: float = 1000.0
     max_fps: float | None = None
+    min_fps: float | None = None
     weight: float = 1.0
     depth: int = 1
+    region: Box | None = None
+    """The part of the frame that the model is to look at, in 0..1."""
+    enough: tuple[int, int] | None = None
+    """The model needs no picture larger than this (width, height); None: the whole frame is wanted."""
+    scene: Scene | None = None
+    then: CascadePlan | None = None
+
+
+class Demand:
+    """When a lane's next turn starts, as the worker sees it; 0 = the worker is waiting for a frame.
+
+    The worker writes, the capture thread reads. While that one holds a frame back (`holding`), it is woken as soon as
+    the worker has nothing to do.
+    """
+
+    __slots__ = ("holding", "uncertain_ns", "wake", "wanted_at_ns")
+
+    def __init__(self) -> None:
+        self.wanted_at_ns = 0
+        self.uncertain_ns = 0
+        """How far from `wanted_at_ns` the turn usually starts."""
+        self.holding = False
+        self.wake: Wake | None = None
+
+    def tell(self, wanted_at_ns: int, uncertain_ns: int) -> None:
+        """The worker's side. `holding` is read after the write and written before the read: no wake is missed."""
+        self.uncertain_ns = uncertain_ns
+        self.wanted_at_ns = wanted_at_ns
+        if not wanted_at_ns and self.holding and self.wake is not None:
+            self.wake.set()
 
 
 class Lane:
     """The shared state of one (stream, model): the Slot between its two threads, its demand and its meters."""
 
-    def __init__(self, plan: LanePlan, ready: threading.Condition) -> None:
+    def __init__(self, plan: LanePlan, ready: threading.Condition, cache: ResultCache | None = None) -> None:
         self.plan = plan
         self.slot: Slot[Frame] = Slot(plan.depth, ready)
         self.demand = Demand()
         self.meter = StreamMeter()
+        self.cache = cache
+        self.cascade: Lane | None = None
+        """Where crops of this lane's detections go."""
         self.rate_cap = RateCap(plan.max_fps) if plan.max_fps else None
         self.max_age_ns = round(plan.max_age_ms * 1e6)
+        self.gated_ns = 0
+        """When a frame was last held back because nothing moved: that counts as served."""
+        self.last: tuple[int, Answer] | None = None
+        """When the frame inferred last was captured, and what its decoder answered. Written by the worker."""
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
 
@@ -61,34 +102,14 @@ class Lane:
         self.meter.account.end("expired")
         if self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS:
             self._told_expired_ns = now_ns
+            service = self.meter.stages["infer"].percentile(50)
             _log.warning(
-                "stream %s: %.0f ms old and not published: max_age_ms is %g (%d so far)",
+                "stream %s: %.0f ms old and not published: max_age_ms is %g%s (%d so far)",
                 self.plan.stream,
                 age_ns / 1e6,
                 self.plan.max_age_ms,
+                f" and inference alone takes {service:.0f} ms: raise max_age_ms, or take a faster model"
+                if service is not None and service >= self.plan.max_age_ms
+                else "",
                 self.meter.account.view().fates["expired"],
             )
-
-
-class BufferPool:
-    """Picture buffers of one stream, used again and again; at most four lie idle. Thread-safe.
-
-    A buffer of another shape than the one last taken back (the camera changed its resolution) is let go.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[Image] = []
-
-    def take(self) -> Image | None:
-        """An idle buffer, or None when there is none yet."""
-        with self._lock:
-            return self._idle.pop() if self._idle else None
-
-    def give(self, image: Image) -> None:
-        """Take a buffer back."""
-        with self._lock:
-            if self._idle and self._idle[-1].shape != image.shape:
-                self._idle.clear()
-            if len(self._idle) < _SPARE_BUFFERS:
-                self._idle.append(image)

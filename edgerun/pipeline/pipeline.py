@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from edgerun.clock import Clock
 from edgerun.errors import StageError
 from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.ending import Delivery
 from edgerun.pipeline.lane import Lane
 from edgerun.pipeline.notice import NoticeBoard, ThreadDied, ThreadEnded
 from edgerun.pipeline.publish import Publisher
-from edgerun.pipeline.worker import Delivery, Worker
+from edgerun.pipeline.worker import Worker
 from edgerun.slot import Outbox
 
 
@@ -43,8 +44,9 @@ class Pipeline:
 
     @property
     def lanes(self) -> list[Lane]:
-        """All (stream, model) pairs, in the config's order of streams."""
-        return [lane for capture in self.captures for lane in capture.lanes]
+        """All (stream, model) pairs, in the config's order of streams, each cascade behind the lane that feeds it."""
+        own = [lane for capture in self.captures for lane in capture.lanes]
+        return [one for lane in own for one in (lane, lane.cascade) if one is not None]
 
     @property
     def held(self) -> list[str]:
@@ -65,11 +67,15 @@ class Pipeline:
         """
         deadline_ns = self._clock.mono_ns() + round(limit_s * 1e9)
         for capture in self.captures:
-            capture.stop.set()
+            capture.stop()
         stuck = self._join(self._capture_threads, deadline_ns, limit_s * 0.4)
         for capture in self.captures:
             capture.close_lanes()
-        hung = self._join(self._worker_threads, deadline_ns, limit_s * 0.4)
+        hung = self._join(self._worker_threads, deadline_ns, limit_s * 0.3)
+        if hung:  # the crops that a hung worker was to give will not come
+            for lane in self.lanes:
+                lane.slot.close()
+            hung = self._join(self._worker_threads, deadline_ns, limit_s * 0.1)
         self._outbox.close()
         hung += self._join([self._publish_thread], deadline_ns, limit_s)
         if hung:

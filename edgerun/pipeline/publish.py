@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from edgerun.clock import Clock
 from edgerun.errors import Closed
-from edgerun.pipeline.worker import Delivery, count_failed
+from edgerun.pipeline.ending import Delivery, count_failed
 from edgerun.ports import Sink
 from edgerun.slot import Outbox
 from edgerun.types import Publication

@@ -6,25 +6,25 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edgerun.errors import Closed, FrameError
-from edgerun.pipeline.demand import Estimate, next_turns, pick
+from edgerun.pipeline.demand import Estimate, min_period_ns, pick, plan_turns
+from edgerun.pipeline.ending import Delivery, Ending, Job
 from edgerun.pipeline.lane import Lane
 from edgerun.slot import Outbox, take_any
-from edgerun.types import Frame, ModelInfo, Result
+from edgerun.types import Frame, ModelInfo, Tensor
 
 if TYPE_CHECKING:
     from edgerun.clock import Clock
     from edgerun.ports import Engine, Preprocess
 
-Delivery = tuple[Lane, Result]
 
+class Batching(msgspec.Struct, frozen=True):
+    """At most `most` frames in one inference; the first waits at most `delay_ns` for the others."""
 
-def count_failed(delivery: Delivery, reason: str) -> None:
-    """End a result that will not be published: counted with its reason, its picture given back."""
-    lane, result = delivery
-    lane.meter.account.end("failed", reason)
-    if result.lease is not None:
-        result.lease.release()
+    most: int = 1
+    delay_ns: int = 0
 
 
 class Worker:
@@ -42,22 +42,25 @@ class Worker:
         clock: Clock,
         *,
         keep_pictures: bool = False,
+        batching: Batching | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
         self._busy_ns = 0
         self._preprocess = preprocess
-        self._model = model
         self._lanes = tuple(lanes)
+        self._slots = [lane.slot for lane in self._lanes]
+        self._live = [True] * len(self._lanes)
         self._ready = ready
-        self._outbox = outbox
         self._clock = clock
-        self._keep_pictures = keep_pictures
+        self._batching = batching or Batching()
         now_ns = clock.mono_ns()
         self._served_ns = [now_ns] * len(self._lanes)
         self._weights = [lane.plan.weight for lane in self._lanes]
+        self._periods_ns = [0] * len(self._lanes)
+        self._promises = any(lane.plan.min_fps for lane in self._lanes)
         self._service = [Estimate() for _ in self._lanes]
-        self._told = [(0, 0)] * len(self._lanes)
+        self._ending = Ending(model, outbox, clock, keep_pictures=keep_pictures)
 
     def read_busy_ns(self) -> int:
         """Time spent on frames so far, ns."""
@@ -65,102 +68,159 @@ class Worker:
 
     def run(self) -> None:
         """The thread's body: until every lane's Slot is closed and empty."""
-        slots = [lane.slot for lane in self._lanes]
-        while True:
-            try:
-                index, frame = take_any(slots, self._ready, self._next)
-            except Closed:
-                return
-            try:
-                self._serve(index, frame)
-            finally:
-                frame.lease.release()
+        try:
+            while True:
+                jobs = self._gather()
+                try:
+                    if jobs:
+                        self._serve(jobs)
+                finally:
+                    for job in jobs:
+                        job.frame.lease.release()
+        except Closed:
+            return
 
     def drain(self, reason: str) -> None:
         """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes."""
-        slots = [lane.slot for lane in self._lanes]
         while True:
             try:
-                index, frame = take_any(slots, self._ready, lambda waiting: waiting[0])
+                taken = take_any(self._slots, self._ready, lambda waiting: waiting[0], self._live)
             except Closed:
                 return
-            self._lanes[index].meter.account.end("failed", reason)
-            frame.lease.release()
+            if taken is None or taken[1] is None:
+                self._end(taken)
+                continue
+            self._lanes[taken[0]].meter.account.end("failed", reason)
+            taken[1].lease.release()
+
+    def _gather(self) -> list[Job]:
+        """The frames of the next inference: one, or as many as come in time."""
+        jobs: list[Job] = []
+        deadline_ns = 0
+        while len(jobs) < self._batching.most:
+            left_s = max(0.0, (deadline_ns - self._clock.mono_ns()) / 1e9) if jobs else None
+            try:
+                taken = take_any(self._slots, self._ready, self._next, self._live, left_s)
+            except Closed:
+                if jobs:
+                    return jobs
+                raise
+            if taken is None:
+                break
+            index, frame = taken
+            if frame is None:
+                self._end(taken)
+                continue
+            now_ns = self._clock.mono_ns()
+            self._served_ns[index] = now_ns
+            if self._is_too_old(index, frame, now_ns):
+                frame.lease.release()
+                continue
+            if not jobs:
+                deadline_ns = now_ns + self._batching.delay_ns
+            jobs.append(Job(index, frame, now_ns))
+        return jobs
+
+    def _end(self, taken: tuple[int, Frame | None] | None) -> None:
+        """A lane has come to its end, and with it the crops that it gave."""
+        cascade = self._lanes[taken[0]].cascade if taken is not None else None
+        if cascade is not None:
+            cascade.slot.close()
+
+    def _is_too_old(self, index: int, frame: Frame, now_ns: int) -> bool:
+        lane = self._lanes[index]
+        age_ns = now_ns - frame.stamp.captured_ns
+        if lane.max_age_ns and frame.lossy and age_ns > lane.max_age_ns:
+            lane.expire(age_ns, now_ns)
+            return True
+        return False
 
     def _next(self, waiting: Sequence[int]) -> int:
-        return pick(waiting, self._weights, self._served_ns, self._clock.mono_ns())
+        return pick(waiting, self._weights, self._last_served(), self._clock.mono_ns(), self._periods_ns)
 
-    def _serve(self, index: int, frame: Frame) -> None:
-        lane = self._lanes[index]
+    def _serve(self, jobs: list[Job]) -> None:
+        """All that happens to the frames of one inference. A frame whose answer is known takes no part in it."""
         began_ns = self._clock.mono_ns()
-        self._served_ns[index] = began_ns
-        age_ns = began_ns - frame.stamp.captured_ns
-        if lane.max_age_ns and frame.lossy and age_ns > lane.max_age_ns:
-            lane.expire(age_ns, began_ns)
-            return
-        self._announce(began_ns, index)
+        self._announce(began_ns, jobs[0].index)
+        rows: list[Job] = []
         try:
-            result = self._infer(lane, index, frame, began_ns)
-        except FrameError as error:
-            lane.fail(frame.stamp.seq, error, began_ns)
+            for job in jobs:
+                if job.frame.reuse is None and self._prepare(job, len(rows)):
+                    rows.append(job)
+            outputs = self._infer(rows) if rows else ()
+            for job in jobs:
+                if job.frame.reuse is not None:
+                    self._ending.finish(self._lanes[job.index], job, job.frame.reuse.answer, {})
+                elif not job.ended:
+                    self._read(job, outputs if len(rows) == 1 else [one[job.row : job.row + 1] for one in outputs])
         except BaseException:
-            lane.meter.account.end("failed", "engine")
+            for job in jobs:
+                if not job.ended:
+                    self._lanes[job.index].meter.account.end("failed", "engine")
             raise
-        else:
-            self._hand_over(lane, result, frame)
-        finally:
-            ended_ns = self._clock.mono_ns()
-            self._busy_ns += ended_ns - began_ns
-            self._service[index].add(ended_ns - began_ns)
-            self._announce(ended_ns, None)
+        ended_ns = self._clock.mono_ns()
+        self._busy_ns += ended_ns - began_ns
+        if rows:
+            self._service[jobs[0].index].add(ended_ns - began_ns)
+        self._announce(ended_ns, None)
 
-    def _infer(self, lane: Lane, index: int, frame: Frame, began_ns: int) -> Result:
-        tensor, placement = self._preprocess.prepare(frame.image)
-        prepared_ns = self._clock.mono_ns()
+    def _prepare(self, job: Job, row: int) -> bool:
+        """Whether the frame could be made into row `row` of the model's input; where not, it has failed."""
+        try:
+            job.tensor, job.placement = self._preprocess.prepare(job.frame.image, job.frame.region, row)
+        except FrameError as error:
+            self._fail(job, error)
+            return False
+        job.row = row
+        job.prepared_ns = self._clock.mono_ns()
+        return True
+
+    def _infer(self, rows: Sequence[Job]) -> Sequence[Tensor]:
+        tensor = rows[0].tensor if len(rows) == 1 else self._preprocess.batch(len(rows))
         outputs = self.engine.infer((tensor,))
         inferred_ns = self._clock.mono_ns()
-        answer = lane.plan.decoder.decode(outputs, placement)
-        decoded_ns = self._clock.mono_ns()
-        latency_ns = {
-            "capture": frame.ready_ns - frame.stamp.captured_ns,
-            "wait": began_ns - frame.ready_ns,
-            "preprocess": prepared_ns - began_ns,
-            "infer": inferred_ns - prepared_ns,
-            "decode": decoded_ns - inferred_ns,
-        }
-        for stage, spent_ns in latency_ns.items():
-            lane.meter.stages[stage].record(spent_ns / 1e6)
-        fates = lane.meter.account.view().fates
-        dropped = (fates["skipped"], fates["superseded"])
-        before, self._told[index] = self._told[index], dropped
-        height, width = frame.image.shape[:2]
-        return Result(
-            stamp=frame.stamp,
-            answer=answer,
-            model=self._model,
-            frame_size=(width, height),
-            latency_ns=latency_ns,
-            dropped={"skipped": dropped[0] - before[0], "superseded": dropped[1] - before[1]},
-            max_age_ns=lane.max_age_ns if frame.lossy else 0,
-            lease=frame.lease.share() if self._keep_pictures else None,
-        )
+        for job in rows:
+            job.inferred_ns = inferred_ns
+        return outputs
 
-    def _hand_over(self, lane: Lane, result: Result, frame: Frame) -> None:
-        victim: Delivery | None = None
-        reason = "outbox"
+    def _read(self, job: Job, outputs: Sequence[Tensor]) -> None:
+        """Decode a frame's own part of the outputs and make its result."""
+        lane = self._lanes[job.index]
         try:
-            if frame.lossy:
-                victim = self._outbox.put((lane, result))
-            else:
-                self._outbox.put_wait((lane, result))
-        except Closed:  # only when this thread was given up as hung and comes back after all
-            victim, reason = (lane, result), "stopped"
-        if victim is not None:
-            count_failed(victim, reason)
+            answer = lane.plan.decoder.decode(outputs, job.placement)
+        except FrameError as error:
+            self._fail(job, error)
+            return
+        decoded_ns = self._clock.mono_ns()
+        stages = {
+            "preprocess": job.prepared_ns - job.began_ns,
+            "infer": job.inferred_ns - job.prepared_ns,
+            "decode": decoded_ns - job.inferred_ns,
+        }
+        frame = job.frame
+        lane.last = (frame.stamp.captured_ns, answer)
+        if lane.cache is not None and frame.key is not None:
+            lane.cache.put(lane.plan.stream, frame.key, answer, frame.size)
+        self._ending.finish(lane, job, answer, stages)
+
+    def _fail(self, job: Job, error: FrameError) -> None:
+        job.ended = True
+        self._lanes[job.index].fail(job.frame.stamp.seq, error, self._clock.mono_ns())
 
     def _announce(self, now_ns: int, current: int | None) -> None:
         """Tell every lane's capture thread when its next turn is expected."""
-        waiting = [lane.slot.stats().waiting > 0 for lane in self._lanes]
         services_ns = [estimate.value_ns for estimate in self._service]
-        for lane, turn_ns in zip(self._lanes, next_turns(now_ns, current, services_ns, waiting), strict=True):
-            lane.demand.wanted_at_ns = turn_ns
+        if self._promises:
+            longest_ns = max(services_ns)
+            self._periods_ns = [min_period_ns(lane.plan.min_fps or 0.0, longest_ns) for lane in self._lanes]
+        in_hand = [lane.demand.holding or bool(len(lane.slot)) for lane in self._lanes]
+        served_ns = self._last_served()
+        turns = plan_turns(now_ns, current, services_ns, in_hand, self._weights, served_ns, self._periods_ns)
+        if self._batching.most > 1:  # the next turn takes a frame of everyone
+            turns = [min(turns)] * len(turns)
+        for lane, turn_ns, service in zip(self._lanes, turns, self._service, strict=True):
+            lane.demand.tell(turn_ns, service.deviation_ns)
+
+    def _last_served(self) -> list[int]:
+        """When each lane had its last turn; a frame that the gate held back was one."""
+        return [max(at_ns, lane.gated_ns) for at_ns, lane in zip(self._served_ns, self._lanes, strict=True)]

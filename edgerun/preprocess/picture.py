@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgerun.errors import FrameError, ModelError
-from edgerun.preprocess.fit import Fit, Geometry, place
+from edgerun.preprocess.fit import Fit, Geometry, pixels_of, place_part
 from edgerun.preprocess.values import Writer, is_identity, make_writer, value_table
-from edgerun.types import Image, Placement, Tensor, TensorSpec
+from edgerun.types import Box, Image, Placement, Tensor, TensorSpec
 
 Layout = Literal["NHWC", "NCHW"]
 Color = Literal["RGB", "BGR", "GRAY"]
@@ -21,12 +22,12 @@ PAD = 114
 
 
 class PicturePreprocess:
-    """Resizes (bilinear), converts the colour and normalises a picture into the input's tensor.
+    """Resizes (bilinear), converts the colour and normalises pictures into the rows of the input's tensor.
 
     Resizing comes first, because every later step then works on the model's few pixels instead of the camera's many.
     All buffers are allocated here; `prepare` allocates nothing. `mean` and `std` act on 0–255 pixels, one per channel
-    in the order of `color`, or one for all. Used by one thread at a time. Raises `ModelError` when the input is not a
-    picture of this layout and colour.
+    in the order of `color`, or one for all; `rows` is how many pictures the tensor holds. Used by one thread at a time.
+    Raises `ModelError` when the input is not a picture of this layout and colour.
     """
 
     def __init__(
@@ -39,41 +40,73 @@ class PicturePreprocess:
         fit: Fit = "stretch",
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        rows: int = 1,
+    ) -> None:
+        channels = 1 if color == "GRAY" else 3
+        self.size = width, height = _picture_size(spec, layout, channels, size, rows)
+        means, stds = _per_channel("mean", mean, channels, spec), _per_channel("std", std, channels, spec)
+        values = _Values(value_table(spec, means, stds), means, stds, spec)
+        shape = (height, width, channels) if layout == "NHWC" else (channels, height, width)
+        self._tensor: Tensor = np.zeros((rows, *shape), values.table.dtype)
+        self._rows = [_Row(self._tensor[i : i + 1], self.size, layout, color, fit, values) for i in range(rows)]
+
+    def prepare(self, image: Image, region: Box | None = None, row: int = 0) -> tuple[Tensor, Placement]:
+        """See `ports.Preprocess`. Raises `FrameError` when `image` is not H×W×3 uint8, or nothing of it is left."""
+        return self._rows[row].prepare(image, region)
+
+    def batch(self, rows: int) -> Tensor:
+        """The first `rows` rows of the tensor, a view."""
+        return self._tensor[:rows]
+
+
+class _Values(msgspec.Struct, frozen=True):
+    """What pixels become: the table, and the normalisation it was made from."""
+
+    table: NDArray[Any]
+    mean: Sequence[float]
+    std: Sequence[float]
+    spec: TensorSpec
+
+
+class _Row:
+    """One picture's way into its `1×…` part of the tensor."""
+
+    def __init__(
+        self, tensor: Tensor, size: tuple[int, int], layout: Layout, color: Color, fit: Fit, values: _Values
     ) -> None:
         import cv2
 
+        self._tensor, self._size, self._fit = tensor, size, fit
+        width, height = size
         channels = 1 if color == "GRAY" else 3
-        self.size = width, height = _picture_size(spec, layout, channels, size)
-        self._fit = fit
-        means, stds = _per_channel("mean", mean, channels, spec), _per_channel("std", std, channels, spec)
-        table = value_table(spec, means, stds)
-        shape = (1, height, width, channels) if layout == "NHWC" else (1, channels, height, width)
-        self._tensor: Tensor = np.zeros(shape, table.dtype)
+        flat = layout == "NHWC" or channels == 1
         picture = (height, width) if channels == 1 else (height, width, channels)
         self._writers: list[Writer] = []
-        direct = is_identity(table) and (layout == "NHWC" or channels == 1)
-        converted = self._tensor.reshape(picture) if direct else np.zeros(picture, np.uint8)
+        direct = is_identity(values.table) and flat
+        converted = tensor.reshape(picture) if direct else np.zeros(picture, np.uint8)
         # Grey needs a converted copy even where a colour model would take the resized picture as it is.
         self._resized: Image = converted if color == "BGR" else np.zeros((height, width, 3), np.uint8)
         if color != "BGR":
             code = cv2.COLOR_BGR2RGB if color == "RGB" else cv2.COLOR_BGR2GRAY
             resized = self._resized
             self._writers.append(lambda: cv2.cvtColor(resized, code, dst=converted))
-        if not direct and (layout == "NHWC" or channels == 1):
-            self._writers.append(make_writer(converted, self._tensor.reshape(picture), table, means, stds, spec))
+        if not direct and flat:
+            self._writers.append(
+                make_writer(converted, tensor.reshape(picture), values.table, values.mean, values.std, values.spec)
+            )
         elif not direct:
-            self._write_planes(converted, table, means, stds, spec)
+            self._write_planes(converted, values)
         self._geometry: Geometry | None = None
         self._shape: tuple[int, ...] = ()
+        self._region: Box | None = None
         self._target: Image = self._resized
 
-    def prepare(self, image: Image) -> tuple[Tensor, Placement]:
-        """See `ports.Preprocess`. Raises `FrameError` when `image` is empty or not H×W×3 uint8."""
+    def prepare(self, image: Image, region: Box | None) -> tuple[Tensor, Placement]:
         import cv2
 
         geometry = self._geometry
-        if geometry is None or image.shape != self._shape or image.dtype != np.uint8:
-            geometry = self._adapt(image)
+        if geometry is None or image.shape != self._shape or region != self._region or image.dtype != np.uint8:
+            geometry = self._adapt(image, region)
         x0, y0, x1, y1 = geometry.source
         try:
             cv2.resize(image[y0:y1, x0:x1], self._target_size, dst=self._target, interpolation=cv2.INTER_LINEAR)
@@ -84,23 +117,24 @@ class PicturePreprocess:
             raise FrameError("OpenCV cannot resize this picture", reason="preprocess", got=text) from error
         return self._tensor, geometry.placement
 
-    def _write_planes(
-        self, converted: Image, table: NDArray[Any], mean: Sequence[float], std: Sequence[float], spec: TensorSpec
-    ) -> None:
+    def _write_planes(self, converted: Image, values: _Values) -> None:
         """NCHW: split into planes, then write each."""
         import cv2
 
         tensor = self._tensor[0]
+        table = values.table
         identity = is_identity(table)
         planes = list(tensor) if identity else list(np.zeros(tensor.shape, np.uint8))
         self._writers.append(lambda: cv2.split(converted, planes))
         if not identity:
             for i, plane in enumerate(planes):
                 one = slice(i, i + 1)
-                self._writers.append(make_writer(plane, tensor[i], table[one], mean[one], std[one], spec))
+                self._writers.append(
+                    make_writer(plane, tensor[i], table[one], values.mean[one], values.std[one], values.spec)
+                )
 
-    def _adapt(self, image: Image) -> Geometry:
-        """The geometry for pictures of this shape, from now on."""
+    def _adapt(self, image: Image, region: Box | None) -> Geometry:
+        """The geometry for pictures of this shape and this region of them, from now on."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise FrameError(
                 "this picture cannot be used",
@@ -109,20 +143,23 @@ class PicturePreprocess:
                 got=f"{'×'.join(map(str, image.shape)) or 'a scalar'} {image.dtype}",
             )
         height, width = image.shape[:2]
-        geometry = place(width, height, *self.size, self._fit)
+        part = (0, 0, width, height) if region is None else pixels_of(region, width, height)
+        geometry = place_part(part, width, height, *self._size, self._fit)
         x0, y0, x1, y1 = geometry.target
         self._resized[...] = PAD
         self._target = self._resized[y0:y1, x0:x1]
         self._target_size = (x1 - x0, y1 - y0)
-        self._geometry, self._shape = geometry, image.shape
+        self._geometry, self._shape, self._region = geometry, image.shape, region
         return geometry
 
 
-def _picture_size(spec: TensorSpec, layout: Layout, channels: int, size: tuple[int, int] | None) -> tuple[int, int]:
+def _picture_size(
+    spec: TensorSpec, layout: Layout, channels: int, size: tuple[int, int] | None, rows: int
+) -> tuple[int, int]:
     """Width and height of the input, from its shape where that states them."""
     shape = spec.shape
     wanted = "1×height×width×channels" if layout == "NHWC" else "1×channels×height×width"
-    if len(shape) == 4 and shape[0] in (1, -1):
+    if len(shape) == 4 and (shape[0] in (1, -1) or rows > 1):
         height, width, depth = shape[1:] if layout == "NHWC" else (shape[2], shape[3], shape[1])
         if size is not None:
             width, height = (

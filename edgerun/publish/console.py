@@ -88,6 +88,12 @@ def format_line(publication: Publication, *, top: int = 4, stream_width: int = 4
     drops = sum(result.dropped.values())
     name = _printable(stamp.stream).ljust(stream_width)
     answer = describe(result.answer, top)
+    if result.crop is not None:
+        answer = f"  └ {describe(Answer((result.crop,)), 1)}: {answer}"
+    if result.reused is not None:
+        answer += f"  ({result.reused})"
+    for one in result.events:
+        answer += f"  [{_printable(one.label)}#{one.track} {one.kind}{f' {one.zone}' if one.zone else ''}]"
     if stamp.item is not None and not result.max_age_ns:  # a picture of a folder: its name says more than its age
         answer = f"{_printable(stamp.item)}  {answer}"
     age = f"{publication.age_ms:5.0f} ms"

@@ -1,4 +1,7 @@
-"""Results to the broker: `<prefix>/<device>/detections/<stream>`, QoS 1, not retained."""
+"""Results to the broker: `<prefix>/<device>/detections/<stream>`, and what happened in the scene to `…/event`.
+
+Both QoS 1, not retained.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import msgspec
 
 from edgerun.errors import ConfigError
 from edgerun.ports import SinkContext
-from edgerun.publish.wire import encode_result
+from edgerun.publish.wire import encode_events, encode_result
 from edgerun.types import Publication
 
 
@@ -28,12 +31,15 @@ class MqttSink:
         if context.broker is None:
             raise ConfigError("the mqtt sink needs a broker", expected="[mqtt] with an url", remedy="add it")
         self._broker, self._device = context.broker, context.device
-        self._root = f"{options.prefix}/{context.device}/detections/"
+        self._root = f"{options.prefix}/{context.device}"
 
     def publish(self, publication: Publication) -> None:
-        """Queue one result (`ports.Broker.publish`); what cannot be kept is counted by the connection."""
+        """Queue one result and its events; what cannot be kept is counted by the connection."""
         payload = encode_result(publication, self._device)
-        self._broker.publish(self._root + publication.result.stamp.stream, payload, qos=1)
+        self._broker.publish(f"{self._root}/detections/{publication.result.stamp.stream}", payload, qos=1)
+        if publication.result.events:
+            for event in encode_events(publication):
+                self._broker.publish(f"{self._root}/event", event, qos=1)
 
     def flush(self, timeout_s: float) -> None:
         """Return when the broker has acknowledged everything, or after `timeout_s`."""

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from edgerun.meter import STAGES
-from edgerun.types import Answer, Classification, Detection, Publication
+from edgerun.types import Answer, Classification, Detection, Publication, SceneEvent
 
 VERSION = 1
 """The `v` of the message; a breaking change makes it 2."""
 
 _DROPS = ("skipped", "superseded")
+_WORDS = {"appeared": "appeared", "lost": "is no longer seen"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,8 +42,32 @@ def encode_result(publication: Publication, device: str) -> bytes:
     }
     if stamp.item is not None:
         message["item"] = _utf8(stamp.item)
+    if result.reused is not None:
+        message["reused"] = result.reused
+    if result.crop is not None:
+        message["crop"] = _detection(result.crop)
     _add_answer(message, result.answer)
+    if result.events:
+        message["events"] = [_event(one) for one in result.events]
     return _encode(message)
+
+
+def encode_events(publication: Publication) -> list[bytes]:
+    """What happened in the scene of this result, each as an Event message of docs/schema/event.schema.json."""
+    result = publication.result
+    return [
+        _encode(
+            {
+                "v": VERSION,
+                "id": f"{publication.id}-e{number}",
+                "ts": round(result.stamp.captured_unix_s, 3),
+                "stream": result.stamp.stream,
+                **_event(one),
+                "text": _sentence(one),
+            }
+        )
+        for number, one in enumerate(result.events)
+    ]
 
 
 def _add_answer(message: dict[str, Any], answer: Answer) -> None:
@@ -66,7 +91,33 @@ def _detection(one: Detection) -> dict[str, Any]:
     }
     if one.track is not None:
         out["track"] = one.track
+    if one.zones:
+        out["zones"] = one.zones
     return out
+
+
+def _event(one: SceneEvent) -> dict[str, Any]:
+    x0, y0, x1, y1 = one.box
+    out: dict[str, Any] = {
+        "kind": one.kind,
+        "label": one.label,
+        "class": one.class_id,
+        "track": one.track,
+        "box": (round(x0, 5), round(y0, 5), round(x1, 5), round(y1, 5)),
+    }
+    if one.zone is not None:
+        out["zone"] = one.zone
+    if one.seconds is not None:
+        out["seconds"] = round(one.seconds, 2)
+    return out
+
+
+def _sentence(one: SceneEvent) -> str:
+    who = f"{one.label} {one.track}"
+    after = f" after {one.seconds:.1f} s" if one.seconds is not None else ""
+    if one.kind == "dwelled":
+        return f"{who} has been in {one.zone} for {one.seconds or 0:.1f} s"
+    return f"{who} {one.kind} {one.zone}{after}" if one.zone is not None else f"{who} {_WORDS[one.kind]}{after}"
 
 
 def _classification(one: Classification) -> dict[str, Any]:

@@ -54,8 +54,11 @@ def stream_summary(meter: StreamMeter, seconds: float, *, published_before: int 
     return out
 
 
-def engine_summary(model: str, info: EngineInfo) -> dict[str, Any]:
-    """What ran, for the run's summary; `fallbacks` only when the accelerator is not the first that was asked for."""
+def engine_summary(model: str, info: EngineInfo, cache: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What ran, for the run's summary; `fallbacks` only when the accelerator is not the first that was asked for.
+
+    `cache`: hits, misses, entries and bytes of its cache of results, where it has one.
+    """
     out: dict[str, Any] = {
         "model": model,
         "runtime": info.runtime,
@@ -64,13 +67,16 @@ def engine_summary(model: str, info: EngineInfo) -> dict[str, Any]:
     }
     if info.fallbacks:
         out["fallbacks"] = _fallbacks(info)
-    return out
+    return out | _known(cache=cache)
 
 
-def engine_telemetry(info: EngineInfo, *, busy: float | None = None) -> dict[str, Any]:
+def engine_telemetry(
+    info: EngineInfo, *, busy: float | None = None, cache: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """What runs, for telemetry: `busy` is the share of the interval (0..1) in which the engine's worker worked.
 
-    `degraded` says that a preferred accelerator was refused or lost.
+    `cache` as in `engine_summary`; its counters are totals. `degraded` says that a preferred accelerator was refused or
+    lost.
     """
     out: dict[str, Any] = {"accelerator": info.accelerator}
     if busy is not None:
@@ -78,7 +84,7 @@ def engine_telemetry(info: EngineInfo, *, busy: float | None = None) -> dict[str
     out["degraded"] = bool(info.fallbacks)
     if info.fallbacks:
         out["fallbacks"] = _fallbacks(info)
-    return out
+    return out | _known(cache=cache)
 
 
 def summary(
@@ -141,14 +147,14 @@ def info(
     ts: float,
     runtimes: Sequence[str],
     models: Mapping[str, InstalledModel],
-    streams: Mapping[str, str],
+    streams: Mapping[str, Sequence[str]],
     accelerators: Mapping[str, str],
     root: Path = Path("/"),
 ) -> dict[str, Any]:
     """The birth certificate on `…/info`.
 
     `runtimes` as the engines name themselves ("litert 2.3.0"), `models` by their name in the config, `streams` as
-    {stream: name of its model}, `accelerators` as {engine: accelerator in use}. Boot id and board are read below
+    {stream: names of its models}, `accelerators` as {engine: accelerator in use}. Boot id and board are read below
     `root`, and left out where the machine has none.
     """
     out: dict[str, Any] = {"v": VERSION, "device": device, "ts": round(ts, 3), "run": run}
@@ -159,7 +165,9 @@ def info(
         "runtimes": sorted(set(runtimes)),
     }
     out["models"] = {name: msgspec.to_builtins(model) for name, model in models.items()}
-    out["streams"] = {stream: {"model": model} for stream, model in streams.items()}
+    out["streams"] = {
+        stream: {"model": names[0]} if len(names) == 1 else {"models": list(names)} for stream, names in streams.items()
+    }
     out["accelerators"] = dict(accelerators)
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,20 +18,23 @@ _STATE_INTERVAL_NS = 1_000_000_000  # counts change with every frame; a subscrib
 
 
 class EngineReport(msgspec.Struct, frozen=True):
-    """What is reported of one engine: the model as it is installed, what runs it, and for how long it has worked."""
+    """What is reported of one engine: the model as it is installed, what runs it, for how long it has worked, and how
+    its cache of results stands, where it has one.
+    """
 
     model: payload.InstalledModel
     info: EngineInfo
     busy_ns: Callable[[], int]
+    cache: Callable[[], Mapping[str, int] | None] = lambda: None
 
 
 class ReportedDevice(msgspec.Struct, frozen=True):
-    """Who reports: the device and its run, and what it consists of (`streams` maps each to its model's name)."""
+    """Who reports: the device and its run, and what it consists of (`streams` maps each to its models' names)."""
 
     id: str
     run: str
     prefix: str
-    streams: Mapping[str, str]
+    streams: Mapping[str, Sequence[str]]
     engines: Mapping[str, EngineReport]
 
     def topic(self, rest: str) -> str:
@@ -127,7 +130,8 @@ class Reporter:
     def _engine(self, name: str, engine: EngineReport, seconds: float) -> dict[str, Any]:
         busy_ns = engine.busy_ns()
         spent_ns, self._busy_before_ns[name] = busy_ns - self._busy_before_ns[name], busy_ns
-        return payload.engine_telemetry(engine.info, busy=spent_ns / 1e9 / seconds if seconds > 0 else None)
+        busy = spent_ns / 1e9 / seconds if seconds > 0 else None
+        return payload.engine_telemetry(engine.info, busy=busy, cache=engine.cache())
 
     def _state(self, stream: str, state: StreamState) -> tuple[str, bytes]:
         body = payload.state(

@@ -43,6 +43,8 @@ class StateKeeper:
     def publish(self, publication: Publication) -> None:
         """Take the counts of one result; not of those still on their way when the stream stalled or ended."""
         result = publication.result
+        if result.crop is not None:  # what a second model saw in a part of the frame
+            return
         found = result.answer.detections
         counts = dict(Counter(detection.label for detection in found)) if found is not None else None
         with self._lock:

@@ -11,16 +11,22 @@ import numpy as np
 
 from edgerun.clock import Clock, SystemClock
 from edgerun.errors import FrameError, SourceError
-from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.cache import ResultCache
+from edgerun.pipeline.capture import Capture, OpenSource
+from edgerun.pipeline.ending import Delivery
+from edgerun.pipeline.gating import GatePlan
+from edgerun.pipeline.intake import Intake
 from edgerun.pipeline.lane import Lane, LanePlan
 from edgerun.pipeline.notice import NoticeBoard
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
-from edgerun.pipeline.worker import Delivery, Worker
+from edgerun.pipeline.worker import Batching, Worker
 from edgerun.ports import Engine, Sink
 from edgerun.slot import Outbox
 from edgerun.types import (
+    WHOLE,
     Answer,
+    Box,
     Classification,
     EngineInfo,
     Grab,
@@ -30,6 +36,7 @@ from edgerun.types import (
     Publication,
     Tensor,
     TensorSpec,
+    View,
 )
 
 
@@ -45,6 +52,7 @@ class CountingSource:
     """
 
     options: ClassVar[type[msgspec.Struct]] = NoOptions
+    holds = False
 
     def __init__(
         self,
@@ -64,9 +72,10 @@ class CountingSource:
         self._script = script if script is not None else {}
         self._next = start if start is not None else [0]
         self._held = -1
+        self.frame_size = (0, 0)
         self.closed = False
 
-    def grab(self) -> Grab | None:
+    def grab(self, until_ns: int | None = None) -> Grab | None:
         if self._interval_s and self._clock.wait(self._stop, self._interval_s):
             return None
         number = self._next[0]
@@ -84,7 +93,7 @@ class CountingSource:
         self._next[0] += 1
         return Grab(self._clock.mono_ns() - round(self._age_s * 1e9), str(number))
 
-    def retrieve(self, out: Image | None) -> Image:
+    def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
         act = self._script.get(self._held)
         if act == "corrupt":
             raise FrameError("not a JPEG", reason="decode")
@@ -93,6 +102,7 @@ class CountingSource:
         size = 0 if act == "empty" else 16 if act == "big" else 8
         if out is None or out.shape != (size, size, 3):
             out = np.zeros((size, size, 3), np.uint8)
+        self.frame_size = (size, size)
         if out.size:
             out.view(np.uint8).reshape(-1)[:4] = np.frombuffer(self._held.to_bytes(4, "big"), np.uint8)
         return out
@@ -104,8 +114,15 @@ class CountingSource:
 class NumberPreprocess:
     """Reads the frame's number off its first four bytes."""
 
-    def prepare(self, image: Image) -> tuple[Tensor, Placement]:
-        return image.reshape(-1)[:4].copy(), Placement()
+    def __init__(self, rows: int = 1) -> None:
+        self._tensor = np.zeros((rows, 4), np.uint8)
+
+    def prepare(self, image: Image, region: Box | None = None, row: int = 0) -> tuple[Tensor, Placement]:
+        self._tensor[row] = image.reshape(-1)[:4]
+        return self._tensor[row : row + 1], Placement()
+
+    def batch(self, rows: int) -> Tensor:
+        return self._tensor[:rows]
 
 
 class EchoEngine:
@@ -120,7 +137,8 @@ class EchoEngine:
         self._before = before
 
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        self._before(int.from_bytes(inputs[0].tobytes(), "big"))
+        for row in inputs[0]:
+            self._before(int.from_bytes(row.tobytes(), "big"))
         return inputs
 
     def close(self) -> None:
@@ -159,9 +177,16 @@ class ListSink:
         pass
 
 
+def _opener(open_source: Callable[[threading.Event], Any]) -> OpenSource:
+    return lambda stop, wake: open_source(stop)
+
+
 def build(
     sources: dict[str, Callable[[threading.Event], Any]],
     *,
+    gate: GatePlan | None = None,
+    batching: Batching | None = None,
+    cache: ResultCache | None = None,
     engine: Engine | None = None,
     sinks: Sequence[Sink] = (),
     clock: Clock | None = None,
@@ -177,19 +202,21 @@ def build(
     outbox: Outbox[Delivery] = Outbox(outbox_size)
     captures = []
     for name, open_source in sources.items():
-        lane = Lane(LanePlan(stream=name, decoder=NumberDecoder(), **plan), ready)
-        captures.append(Capture(name, open_source, [lane], clock, notices, stood_still=stood_still))
+        lane = Lane(LanePlan(stream=name, decoder=NumberDecoder(), **plan), ready, cache)
+        intake = Intake([lane], clock, gate=gate, keep_pictures=keep_pictures)
+        captures.append(Capture(name, _opener(open_source), intake, clock, notices, stood_still=stood_still))
     lanes = [lane for capture in captures for lane in capture.lanes]
     worker = Worker(
         "echo",
         engine or EchoEngine(),
-        NumberPreprocess(),
+        NumberPreprocess(batching.most if batching else 1),
         ModelInfo("echo", "1", "cpu"),
         lanes,
         ready,
         outbox,
         clock,
         keep_pictures=keep_pictures,
+        batching=batching,
     )
     publisher = Publisher(outbox, sinks, clock, "0123abcd")
     pipeline = Pipeline(captures, [worker], publisher, outbox, clock, notices)

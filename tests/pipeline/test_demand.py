@@ -75,7 +75,7 @@ def test_turns_are_told_from_who_is_ahead() -> None:
     assert next_turns(100, None, [10, 20], [False, False]) == [0, 0]
     assert next_turns(100, 0, [10, 20], [False, False]) == [110, 110]
     assert next_turns(100, 0, [10, 20], [False, True]) == [130, 110]
-    assert next_turns(100, 0, [10, 20, 5], [True, True, True]) == [135, 115, 130]
+    assert next_turns(100, 0, [10, 20, 5], [True, True, True]) == [135, 110, 130]
 
 
 @given(

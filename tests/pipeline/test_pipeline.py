@@ -203,7 +203,7 @@ def test_a_slow_sink_overflows_the_outbox_oldest_first_and_counted() -> None:
     for _ in range(30):
         assert inferred.acquire(timeout=30)
     for capture in pipeline.captures:
-        capture.stop.set()
+        capture.stop()
     notices_until(pipeline, ended("worker:echo"))
     hold.set()
     pipeline.stop(10)
@@ -293,7 +293,7 @@ def test_a_lossless_result_never_gives_way_to_a_live_one() -> None:
     )
     pipeline.start()
     notices_until(pipeline, ended("capture:a"))
-    pipeline.captures[1].stop.set()
+    pipeline.captures[1].stop()
     live.release(10_000)
     notices_until(pipeline, ended("publish"))
     assert labels(sink) == list(range(40))

@@ -220,3 +220,33 @@ def test_nothing_is_allocated_per_picture(dtype: str, layout: str, mean: tuple[f
         tracemalloc.stop()
     assert again is first
     assert peak - before < 2000
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_region_is_prepared_like_a_picture_cut_to_it(data: st.DataObject) -> None:
+    fit = data.draw(st.sampled_from(("stretch", "letterbox", "crop")))
+    width, height = data.draw(st.integers(2, 40)), data.draw(st.integers(2, 40))
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    image = noise(height, width)
+    preprocess = PicturePreprocess(TensorSpec("x", (1, 12, 10, 3), "uint8"), fit=fit, rows=2)
+    # A hair inside, so that rounding does not touch the next pixel.
+    region = ((left + 1e-6) / width, (top + 1e-6) / height, (right - 1e-6) / width, (bottom - 1e-6) / height)
+    whole, outer = preprocess.prepare(image[top:bottom, left:right], row=0)
+    part, inner = preprocess.prepare(image, region, row=1)
+    assert (part == whole).all()
+    assert preprocess.batch(2).shape == (2, 12, 10, 3)
+    assert (preprocess.batch(2)[1] == part[0]).all()
+    for at in (0.0, 0.5, 1.0):
+        x = left + (at * outer.scale_x + outer.shift_x) * (right - left)
+        y = top + (at * outer.scale_y + outer.shift_y) * (bottom - top)
+        assert at * inner.scale_x + inner.shift_x == pytest.approx(x / width)
+        assert at * inner.scale_y + inner.shift_y == pytest.approx(y / height)
+
+
+@pytest.mark.parametrize("region", [(0.5, 0.0, 0.5, 1.0), (1.2, 0.0, 1.5, 1.0), (0.8, 0.1, 0.2, 0.9)])
+def test_a_region_without_pixels_is_refused(region: tuple[float, float, float, float]) -> None:
+    preprocess = PicturePreprocess(TensorSpec("x", (1, 8, 8, 3), "uint8"))
+    with pytest.raises(FrameError, match="nothing of the picture"):
+        preprocess.prepare(noise(10, 10), region)

@@ -191,7 +191,7 @@ def test_the_birth_certificate_names_what_the_machine_tells(
             "detector": payload.InstalledModel("ssd-mobilenet-v2-oid", "2", "ab" * 32),
             "bare": payload.InstalledModel("x", ""),
         },
-        streams={"dock": "detector"},
+        streams={"dock": ("detector",)},
         accelerators={"detector": "cpu"},
         root=machine(tmp_path, files),
     )

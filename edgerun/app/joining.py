@@ -1,0 +1,220 @@
+"""The pipeline of a config: lanes, their way in, the workers and the cascades between them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from edgerun.app.opening import LoadedModel, open_decoder
+from edgerun.clock import Clock
+from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
+from edgerun.pipeline.cache import ResultCache
+from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.cascade import CascadePlan
+from edgerun.pipeline.ending import Delivery
+from edgerun.pipeline.gating import GatePlan
+from edgerun.pipeline.intake import Intake
+from edgerun.pipeline.lane import Lane, LanePlan
+from edgerun.pipeline.notice import NoticeBoard
+from edgerun.pipeline.worker import Batching, Worker
+from edgerun.ports import Gate, Scene, Source, SourceContext
+from edgerun.registry import resolve
+from edgerun.slot import Outbox
+from edgerun.types import Image, ModelInfo
+from edgerun.wake import Wake
+
+_MOST_AWAITED = 16  # crops that wait for a cascade's model before the oldest give way
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What every part of one run shares. `keep_pictures`: results carry their picture; `keep_whole`: at full size."""
+
+    clock: Clock
+    notices: NoticeBoard
+    outbox: Outbox[Delivery]
+    stood_still: Callable[[int], bool]
+    keep_pictures: bool
+    keep_whole: bool
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """The threads' objects, and every account by the name it is published under."""
+
+    captures: Sequence[Capture]
+    workers: Sequence[Worker]
+    lanes: Mapping[str, Lane]
+    caches: Mapping[str, ResultCache]
+
+
+def used_models(config: Config) -> set[str]:
+    """The names of the models that some stream uses."""
+    used: set[str] = set()
+    for stream in config.streams.values():
+        used |= {*stream.models, *([stream.then.model] if stream.then else [])}
+    return used
+
+
+def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel], shared: Surroundings) -> Joined:
+    """Everything between the sources and the Outbox. Raises `ConfigError` or `ModelError`."""
+    ready = {name: threading.Condition() for name in models}
+    caches = {name: ResultCache(size) for name in models if (size := config.models[name].cache)}
+    by_model: dict[str, list[Lane]] = {name: [] for name in models}
+    lanes: dict[str, Lane] = {}
+    captures = []
+    for name, stream in config.streams.items():
+        own = []
+        for model_name in stream.models:
+            plan = _plan(name, stream, model_name, models[model_name])
+            lane = Lane(plan, ready[model_name], caches.get(model_name))
+            key = name if len(stream.models) == 1 else f"{name}/{model_name}"
+            lanes[key] = lane
+            by_model[model_name].append(lane)
+            own.append(lane)
+            if stream.then is not None:
+                target = stream.then.model
+                lane.cascade = Lane(_cascade_plan(name, stream, stream.then, models[target]), ready[target])
+                lanes[f"{key}/{target}"] = lane.cascade
+                by_model[target].append(lane.cascade)
+        captures.append(_capture(name, stream, own, options, shared))
+    workers = [_worker(name, config.models[name], models[name], by_model[name], ready[name], shared) for name in models]
+    return Joined(captures, workers, lanes, caches)
+
+
+def _plan(name: str, stream: StreamConfig, model_name: str, model: LoadedModel) -> LanePlan:
+    then = stream.then
+    return LanePlan(
+        stream=name,
+        decoder=open_decoder(name, model, stream),
+        model=model_name,
+        max_age_ms=stream.max_age_ms,
+        max_fps=stream.max_fps,
+        min_fps=stream.min_fps,
+        weight=stream.weight,
+        region=stream.region,
+        enough=None if then is not None else _enough(stream, model),
+        scene=_scene(stream),
+        then=None
+        if then is None
+        else CascadePlan(frozenset(then.on), then.max_crops, then.margin, round(then.every_s * 1e9)),
+    )
+
+
+def _cascade_plan(name: str, stream: StreamConfig, then: ThenConfig, model: LoadedModel) -> LanePlan:
+    """The crops' own lane: of the stream's weight and deadline, without its caps, gate and scene."""
+    reading = msgspec.structs.replace(stream, threshold=then.threshold, labels=())
+    return LanePlan(
+        stream=name,
+        decoder=open_decoder(name, model, reading),
+        model=then.model,
+        max_age_ms=stream.max_age_ms,
+        weight=stream.weight,
+        depth=max(_MOST_AWAITED, then.max_crops),
+    )
+
+
+def _enough(stream: StreamConfig, model: LoadedModel) -> tuple[int, int] | None:
+    """The smallest frame in which the part that the model looks at is no smaller than its input."""
+    if stream.gate is not None and stream.gate.crop:
+        return None
+    x0, y0, x1, y1 = stream.region or (0.0, 0.0, 1.0, 1.0)
+    width, height = model.preprocess.size
+    return round(width / (x1 - x0)), round(height / (y1 - y0))
+
+
+def _scene(stream: StreamConfig) -> Scene | None:
+    if not stream.track:
+        return None
+    from edgerun.scene.memory import SceneMemory
+    from edgerun.scene.track import TrackOptions
+    from edgerun.scene.zones import Zone
+
+    track = stream.track if isinstance(stream.track, TrackConfig) else TrackConfig()
+    zones = [Zone(name, zone.polygon, zone.labels, zone.dwell_s) for name, zone in stream.zones.items()]
+    return SceneMemory(TrackOptions(lost_s=track.lost_s), zones)
+
+
+def _gate_plan(stream: StreamConfig) -> GatePlan:
+    gate = stream.gate
+    return GatePlan(
+        gate=None if gate is None else _gate(gate),
+        still_ns=0 if gate is None else round(gate.still_s * 1e9),
+        crop=gate is not None and gate.crop,
+        blackout=_blackout(stream),
+    )
+
+
+def _gate(config: GateConfig) -> Gate:
+    from edgerun.scene.glance import Glance
+    from edgerun.scene.motion import MotionGate
+
+    return Glance(MotionGate(config.motion, config.hold_s, config.mask))
+
+
+def _blackout(stream: StreamConfig) -> Callable[[Image], None] | None:
+    if stream.privacy is None or not stream.privacy.mask:
+        return None
+    from edgerun.scene.mask import Blackout
+
+    return Blackout(stream.privacy.mask).apply
+
+
+def _capture(
+    name: str, stream: StreamConfig, lanes: Sequence[Lane], options: RunOptions, shared: Surroundings
+) -> Capture:
+    source_class = resolve("source", stream.source.kind)
+
+    def open_source(stop: threading.Event, wake: Wake) -> Source:
+        context = SourceContext(
+            name,
+            shared.clock,
+            stop,
+            as_fast=stream.as_fast or options.as_fast,
+            loop=stream.loop or options.loop,
+            wake=wake,
+        )
+        source: Source = source_class(stream.source.options, context)
+        return source
+
+    intake = Intake(
+        lanes,
+        shared.clock,
+        gate=_gate_plan(stream),
+        keep_pictures=shared.keep_pictures,
+        keep_whole=shared.keep_whole,
+        spare_core=len(os.sched_getaffinity(0)) > 1,
+    )
+    return Capture(
+        name,
+        open_source,
+        intake,
+        shared.clock,
+        shared.notices,
+        frames=options.frames,
+        stood_still=shared.stood_still,
+    )
+
+
+def _worker(
+    name: str,
+    config: ModelConfig,
+    model: LoadedModel,
+    lanes: Sequence[Lane],
+    ready: threading.Condition,
+    shared: Surroundings,
+) -> Worker:
+    batch = config.batch
+    return Worker(
+        name,
+        model.engine,
+        model.preprocess,
+        ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator),
+        lanes,
+        ready,
+        shared.outbox,
+        shared.clock,
+        keep_pictures=shared.keep_pictures,
+        batching=None if batch is None else Batching(batch.max, round(batch.max_delay_ms * 1e6)),
+    )

@@ -1,0 +1,115 @@
+"""What a stream does besides inferring: gate, masks, tracks, zones, cascade; and how a model gathers frames."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edgerun.polygon import check_polygon
+
+_POLYGON = "at least 3 points [x, y] in 0..1 of the frame"
+_REGION = "[x0, y0, x1, y1] in 0..1 of the frame, x0 < x1 and y0 < y1"
+
+Points = tuple[tuple[float, float], ...]
+Region = tuple[float, float, float, float]
+
+
+def polygon(points: Points) -> Points:
+    """`points` when they enclose something in the frame. Raises `ValueError`."""
+    check_polygon(points)
+    return points
+
+
+def region(box: Region) -> Region:
+    """`box` when it is a part of the frame. Raises `ValueError`."""
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise ValueError("not a part of the frame")
+    return box
+
+
+Polygon = Annotated[Points, Meta(extra={"parse": polygon, "expected": _POLYGON})]
+Polygons = Annotated[tuple[Polygon, ...], Meta(extra={"expected": f"a list of polygons, each {_POLYGON}"})]
+PartOfFrame = Annotated[Region, Meta(extra={"parse": region, "expected": _REGION})]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Label = Annotated[str, Meta(min_length=1)]
+
+
+class GateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.gate]`: infer only while something moves."""
+
+    motion: Annotated[
+        Annotated[float, Meta(gt=0, le=1)],
+        Meta(description="Share of the watched pixels that must change to open the gate."),
+    ] = 0.005
+    hold_s: Annotated[Seconds, Meta(description="How long the gate stays open after the last movement.")] = 1.0
+    still_s: Annotated[
+        Seconds,
+        Meta(
+            description="While nothing moves the last result stands for new frames (`reused: still`), for at most this "
+            "long; then the model looks once. 0: no results while nothing moves."
+        ),
+    ] = 0.0
+    crop: Annotated[
+        bool, Meta(description="Give the model only the part of the frame that moves; boxes are those of the frame.")
+    ] = False
+    mask: Annotated[Polygons, Meta(description="Parts of the frame whose movement is of no interest.")] = ()
+
+
+class PrivacyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.privacy]`: what nobody may see."""
+
+    mask: Annotated[
+        Polygons, Meta(description="Parts of the frame that are blacked out before anything else sees it.")
+    ] = ()
+
+
+class TrackConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.track]`, or `track = true`: follow objects from frame to frame."""
+
+    lost_s: Annotated[
+        Annotated[float, Meta(gt=0, le=3600)],
+        Meta(description="How long an object that is not seen keeps its number."),
+    ] = 2.0
+
+
+class ZoneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.zones.ZONE]`: a part of the frame; needs `track`. An object is where the middle of its box's lower
+    edge is.
+    """
+
+    polygon: Annotated[Polygon, Meta(description="Its outline.")]
+    labels: Annotated[tuple[Label, ...], Meta(description="Only these objects; by default all.")] = ()
+    dwell_s: Annotated[
+        Annotated[float, Meta(gt=0, le=86400)] | None,
+        Meta(description="Tell (`dwelled`) when an object has been in it for this long."),
+    ] = None
+
+
+class ThenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.then]`: a second model looks at what the first one found, each object on its own."""
+
+    model: Annotated[Label, Meta(description="The name of another `[models.NAME]` table.")]
+    on: Annotated[tuple[Label, ...], Meta(description="Objects it looks at; by default all.")] = ()
+    max_crops: Annotated[
+        Annotated[int, Meta(ge=1, le=100)], Meta(description="Most objects of one frame, the surest first.")
+    ] = 4
+    margin: Annotated[
+        Annotated[float, Meta(ge=0, le=2)], Meta(description="Widens each box by this share of its sides.")
+    ] = 0.1
+    every_s: Annotated[
+        Seconds, Meta(description="Look at the same object again only after this time; needs `track`. 0: every frame.")
+    ] = 0.0
+    threshold: Annotated[Share | None, Meta(description="Lowest score reported, instead of the model's.")] = None
+
+
+class BatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[models.NAME.batch]`: several frames in one inference, where `edgerun bench --sweep` shows that it pays."""
+
+    max: Annotated[Annotated[int, Meta(ge=1, le=64)], Meta(description="Most frames in one inference.")]
+    max_delay_ms: Annotated[
+        Annotated[float, Meta(ge=0, le=10_000)], Meta(description="How long the first waits for the others.")
+    ] = 20.0

@@ -1,0 +1,142 @@
+"""The end of a frame's way through the worker: its answer becomes a result, and its detections crops for a cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgerun.errors import Closed
+from edgerun.pipeline.cascade import CropChooser, widen
+from edgerun.pipeline.handover import put
+from edgerun.pipeline.lane import Lane
+from edgerun.slot import Outbox
+from edgerun.types import Answer, Detection, Frame, ModelInfo, Placement, Result, SceneEvent, Tensor
+
+if TYPE_CHECKING:
+    from edgerun.clock import Clock
+
+Delivery = tuple[Lane, Result]
+
+_NO_TENSOR: Tensor = np.empty(0)
+
+
+class Job(msgspec.Struct):
+    """One frame in the worker's hands, with what is known of it so far. Times are monotonic ns.
+
+    `ended`: it has been counted already and goes no further.
+    """
+
+    index: int
+    frame: Frame
+    began_ns: int
+    row: int = 0
+    tensor: Tensor = _NO_TENSOR
+    placement: Placement = Placement()
+    prepared_ns: int = 0
+    inferred_ns: int = 0
+    ended: bool = False
+
+
+def count_failed(delivery: Delivery, reason: str) -> None:
+    """End a result that will not be published: counted with its reason, its picture given back."""
+    lane, result = delivery
+    lane.meter.account.end("failed", reason)
+    if result.lease is not None:
+        result.lease.release()
+
+
+class Ending:
+    """Makes results of answers. Used by one worker's thread."""
+
+    def __init__(self, model: ModelInfo, outbox: Outbox[Delivery], clock: Clock, *, keep_pictures: bool) -> None:
+        self._model = model
+        self._outbox = outbox
+        self._clock = clock
+        self._keep_pictures = keep_pictures
+        self._told: dict[Lane, tuple[int, int]] = {}
+        self._croppers: dict[Lane, CropChooser] = {}
+
+    def finish(
+        self,
+        lane: Lane,
+        job: Job,
+        answer: Answer,
+        stages_ns: Mapping[str, int],
+    ) -> None:
+        """Hand the result of one frame to the sinks, and its crops to the next model."""
+        frame = job.frame
+        events: tuple[SceneEvent, ...] = ()
+        if lane.plan.scene is not None:
+            seen = lane.plan.scene.observe(answer, frame.stamp.captured_ns)
+            answer, events = seen.answer, seen.events
+        latency_ns = {
+            "capture": frame.ready_ns - frame.stamp.captured_ns,
+            "wait": job.began_ns - frame.ready_ns,
+            **stages_ns,
+        }
+        for stage, spent_ns in latency_ns.items():
+            lane.meter.stages[stage].record(spent_ns / 1e6)
+        result = Result(
+            stamp=frame.stamp,
+            answer=answer,
+            model=self._model,
+            frame_size=frame.size,
+            latency_ns=latency_ns,
+            dropped=self._dropped(lane),
+            max_age_ns=lane.max_age_ns if frame.lossy else 0,
+            lease=frame.lease.share() if self._keep_pictures else None,
+            events=events,
+            reused=frame.reuse.why if frame.reuse is not None else None,
+            crop=frame.crop,
+        )
+        job.ended = True
+        self._hand_over(lane, result, frame)
+        if lane.cascade is not None and answer.detections and frame.reuse is None:
+            self._give_crops(lane, lane.cascade, frame, answer.detections)
+
+    def _dropped(self, lane: Lane) -> dict[str, int]:
+        """Frames of the lane dropped since its previous result."""
+        skipped, superseded = lane.meter.account.dropped()
+        before = self._told.get(lane, (0, 0))
+        self._told[lane] = (skipped, superseded)
+        return {"skipped": skipped - before[0], "superseded": superseded - before[1]}
+
+    def _hand_over(self, lane: Lane, result: Result, frame: Frame) -> None:
+        victim: Delivery | None = None
+        reason = "outbox"
+        try:
+            if frame.lossy:
+                victim = self._outbox.put((lane, result))
+            else:
+                self._outbox.put_wait((lane, result))
+        except Closed:  # only when this thread was given up as hung and comes back after all
+            victim, reason = (lane, result), "stopped"
+        if victim is not None:
+            count_failed(victim, reason)
+
+    def _give_crops(self, lane: Lane, target: Lane, frame: Frame, detections: tuple[Detection, ...]) -> None:
+        """Each crop is a frame of its own to the next model, with an account of its own."""
+        plan = lane.plan.then
+        if plan is None:
+            return
+        cropper = self._croppers.setdefault(lane, CropChooser(plan))
+        chosen, left_out = cropper.choose(detections, frame.stamp.captured_ns)
+        for _ in range(left_out):
+            target.meter.account.grab()
+            target.meter.account.end("limited")
+        ready_ns = self._clock.mono_ns()
+        for one in chosen:
+            target.meter.account.grab()
+            crop = Frame(
+                frame.stamp,
+                frame.lease.share(),
+                ready_ns,
+                frame.size,
+                frame.lossy,
+                region=widen(one.box, plan.margin),
+                crop=one,
+            )
+            put(target, crop)

@@ -1,0 +1,256 @@
+"""What becomes of a frame that the source has taken hold of: who gets it, when it is decoded, what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgerun.clock import Clock
+from edgerun.errors import FrameError
+from edgerun.pipeline.demand import Estimate, Gaps, decode_at, worth_retrieving
+from edgerun.pipeline.gating import GatePlan, Watch
+from edgerun.pipeline.handover import put
+from edgerun.pipeline.lane import Lane
+from edgerun.pipeline.pool import BufferPool
+from edgerun.ports import Source
+from edgerun.types import Frame, Grab, Image, Lease, Motion, Reuse, Stamp, View
+
+Known = tuple[Reuse, tuple[int, int]]
+"""An answer that needs no inference, and width and height of the frame it is for."""
+
+_NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
+
+
+class _Held:
+    """The frame in hand, and the lanes it may still be wanted by."""
+
+    __slots__ = ("grab", "lanes", "stamp")
+
+    def __init__(self, grab: Grab, stamp: Stamp, lanes: list[Lane]) -> None:
+        self.grab, self.stamp, self.lanes = grab, stamp, lanes
+
+
+class Intake:
+    """One stream's decisions. Used by its capture thread.
+
+    A source that holds is asked for newer frames until a lane's turn is near, and what is newest then is decoded: one
+    decode per result. Any other source's frame is decoded when it comes, unless the next one will be there in time.
+    `spare_core`: another core decodes while the engine works.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        clock: Clock,
+        *,
+        gate: GatePlan | None = None,
+        keep_whole: bool = False,
+        keep_pictures: bool = False,
+        spare_core: bool = True,
+    ) -> None:
+        self.lanes = tuple(lanes)
+        self._clock = clock
+        self._watch = Watch(gate or GatePlan())
+        self._keep_pictures = keep_pictures
+        self._view = View(None if keep_whole else _enough_for(lanes))
+        self._spare_core = spare_core
+        self._pool = BufferPool()
+        self._gaps = Gaps()
+        self._decode = Estimate()
+        self._held: _Held | None = None
+        self._source: Source
+
+    @property
+    def interval_ns(self) -> int:
+        """The usual time between two frames; 0 until it is known."""
+        return self._gaps.mean_ns
+
+    def begin(self, source: Source) -> None:
+        """From now on frames come from `source`."""
+        self._source = source
+        self._gaps.pause()  # the time until its first frame says nothing about the camera's interval
+        self._held = None
+
+    def take(self, grab: Grab, stamp: Stamp) -> None:
+        """A new frame is in hand."""
+        self._let_go()
+        self._gaps.add(grab.captured_ns)
+        for lane in self.lanes:
+            lane.meter.account.grab()
+        if self._source.lossless:
+            self._deliver(grab, stamp, self.lanes)
+        elif self._source.holds:
+            self._held = _Held(grab, stamp, list(self.lanes))
+            self.use_held()
+        else:
+            self._deliver(grab, stamp, [lane for lane in self.lanes if self._is_worth_it(lane, grab)])
+
+    def expire(self) -> None:
+        """A new frame is in hand, and too old to be looked at."""
+        self._let_go()
+        self._gaps.pause()
+        for lane in self.lanes:
+            lane.meter.account.grab()
+            lane.meter.account.end("expired")
+
+    def hold_until_ns(self) -> int | None:
+        """Until when (monotonic) to wait for a newer frame; None when the frame in hand is of no more use."""
+        if self._held is None:
+            return None
+        for lane in self._held.lanes:
+            lane.demand.holding = True
+        return min(self._decode_at_ns(lane) for lane in self._held.lanes)
+
+    def awake(self) -> None:
+        """The wait for a newer frame is over."""
+        for lane in self.lanes:
+            lane.demand.holding = False
+
+    def use_held(self) -> None:
+        """Decode the frame in hand for the lanes whose turn is near; the others may still get a newer one."""
+        held = self._held
+        if held is None:
+            return
+        now_ns = self._clock.mono_ns()
+        due = [lane for lane in held.lanes if self._decode_at_ns(lane) <= now_ns]
+        if not due:
+            return
+        # With several lanes the later ones take the picture too, rather than having it decoded a second time.
+        self._held = None
+        self._deliver(held.grab, held.stamp, held.lanes)
+
+    def finish(self) -> None:
+        """No frame will follow: the one in hand is used."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._deliver(held.grab, held.stamp, held.lanes)
+
+    def end(self) -> None:
+        """The source is about to be closed."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            for lane in held.lanes:
+                lane.meter.account.end("skipped")
+
+    def _decode_at_ns(self, lane: Lane) -> int:
+        demand = lane.demand
+        return decode_at(
+            self._clock.mono_ns(),
+            demand.wanted_at_ns,
+            self._decode.value_ns,
+            demand.uncertain_ns,
+            spare_core=self._spare_core,
+        )
+
+    def _is_worth_it(self, lane: Lane, grab: Grab) -> bool:
+        """Whether this lane will use a frame that cannot be held; counts it when not."""
+        if worth_retrieving(
+            self._clock.mono_ns(), grab.captured_ns, lane.demand.wanted_at_ns, self._decode.value_ns, self._gaps
+        ):
+            return True
+        lane.meter.account.end("skipped")
+        return False
+
+    def _deliver(self, grab: Grab, stamp: Stamp, lanes: Sequence[Lane]) -> None:
+        """Hand the frame to `lanes`, each of which may turn out not to want it; every one of them counts it."""
+        offers = self._offers(grab, lanes)
+        if not offers:
+            return
+        began_ns = self._clock.mono_ns()
+        image: Image | None = None
+        try:
+            motion = self._watch.look(self._source, grab)
+            offers = self._through_gate(offers, motion, grab)
+            if self._keep_pictures or not all(offers.values()):
+                image = self._retrieve()
+                if motion is None:
+                    motion = self._watch.judge(image, grab)
+                    offers = self._through_gate(offers, motion, grab)
+                else:
+                    self._watch.mask(image)
+        except FrameError as error:
+            for lane in offers:
+                lane.fail(stamp.seq, error, began_ns)
+            return
+        except BaseException:
+            for lane in offers:
+                lane.meter.account.end("failed", "source")
+            raise
+        ready_ns = self._clock.mono_ns()
+        if image is not None:
+            self._decode.add(ready_ns - began_ns)
+        self._hand_out(offers, grab, stamp, image, motion, ready_ns)
+
+    def _offers(self, grab: Grab, lanes: Sequence[Lane]) -> dict[Lane, Known | None]:
+        """The lanes whose fps cap lets the frame pass, each with what is known of it already."""
+        offers: dict[Lane, Known | None] = {}
+        for lane in lanes:
+            # Last of all that can be told without a look, because admitting costs credit.
+            capped = lane.rate_cap is not None and not self._source.lossless
+            if capped and lane.rate_cap is not None and not lane.rate_cap.admits(grab.captured_ns):
+                lane.meter.account.end("limited")
+                continue
+            found = lane.cache.get(lane.plan.stream, grab.key) if lane.cache is not None and grab.key else None
+            offers[lane] = (Reuse("cache", found[0]), found[1]) if found else None
+        return offers
+
+    def _through_gate(
+        self, offers: dict[Lane, Known | None], motion: Motion | None, grab: Grab
+    ) -> dict[Lane, Known | None]:
+        """The offers that pass the gate: of a still scene those whose last answer may stand for this frame too."""
+        if motion is None or motion.moving:
+            return offers
+        passed: dict[Lane, Known | None] = {}
+        for lane, known in offers.items():
+            lane.gated_ns = self._clock.mono_ns()
+            last, still_ns = lane.last, self._watch.plan.still_ns
+            if known is not None:
+                passed[lane] = known
+            elif not still_ns or (last is not None and lane.meter.account.view().in_flight > 1):
+                lane.meter.account.end("gated")
+            elif last is not None and grab.captured_ns - last[0] <= still_ns:
+                passed[lane] = (Reuse("still", last[1]), self._source.frame_size)
+            else:
+                passed[lane] = None  # too long ago: the model looks for itself
+        return passed
+
+    def _retrieve(self) -> Image:
+        image = self._source.retrieve(self._pool.take(), self._view)
+        if image.size == 0:
+            raise FrameError("the frame has no pixels", reason="empty")
+        return image
+
+    def _hand_out(
+        self,
+        offers: dict[Lane, Known | None],
+        grab: Grab,
+        stamp: Stamp,
+        image: Image | None,
+        motion: Motion | None,
+        ready_ns: int,
+    ) -> None:
+        lease = Lease(_NO_PIXELS) if image is None else Lease(image, self._pool.give)
+        for lane, known in offers.items():
+            frame = Frame(
+                stamp,
+                lease.share(),
+                ready_ns,
+                known[1] if image is None and known is not None else self._source.frame_size,
+                lossy=not self._source.lossless,
+                region=self._watch.region(motion, lane.plan.region),
+                reuse=known[0] if known is not None else None,
+                key=grab.key,
+            )
+            put(lane, frame)
+        lease.release()
+
+
+def _enough_for(lanes: Sequence[Lane]) -> tuple[int, int] | None:
+    """A picture large enough for every lane's model; None when one of them wants the whole frame."""
+    sizes = [lane.plan.enough for lane in lanes]
+    known = [size for size in sizes if size is not None]
+    return (max(w for w, _ in known), max(h for _, h in known)) if len(known) == len(sizes) else None

@@ -1,0 +1,1 @@
+"""What a stream remembers between frames: the motion gate, masks, zones and tracks."""
