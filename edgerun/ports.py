@@ -102,8 +102,8 @@ class Preprocess(Protocol):
         """
         ...
 
-    def batch(self, rows: int) -> Tensor:
-        """The first `rows` rows of the tensor as one, shape `rows×…`: a view, no copy."""
+    def batch(self, rows: int, first: int = 0) -> Tensor:
+        """`rows` rows of the tensor from row `first` on as one, shape `rows×…`: a view, no copy."""
         ...
 
 

@@ -125,15 +125,19 @@ def take_any(
     pick: Callable[[Sequence[int]], int],
     live: list[bool],
     timeout_s: float | None = None,
+    interrupt: Callable[[], bool] | None = None,
 ) -> tuple[int, T | None] | None:
     """Wait until any of `slots` (all made with `ready`) holds something and take from the one `pick` chooses.
 
     `pick` gets the indices of the slots with something waiting and returns one of them. Returns (index, item). A slot
     that is closed and empty is told once, as (index, None), and is then no longer `live`. None when `timeout_s` passed
-    first (None: for ever). Raises `Closed` when no slot is live.
+    first (None: for ever), or when `interrupt`, asked at every notice of `ready`, says so. Raises `Closed` when no slot
+    is live.
     """
     with ready:
         while True:
+            if interrupt is not None and interrupt():
+                return None
             waiting = [i for i, slot in enumerate(slots) if slot._waiting()]
             if waiting:
                 chosen = pick(waiting)

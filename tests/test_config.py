@@ -107,12 +107,12 @@ def test_all_mistakes_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "edge.toml"
     path.write_text(
         '[device]\nid = ""\n[models.a]\npath = "ssd-mobilenet-v2-oid"\nthreads = 0\n'
-        '[streams.s]\nsource = 0\nmodel = "b"\nmax_fps = 0\ntrack = true\n[streams.t]\nsource = 0\nmodel = "a"\n'
+        '[streams.s]\nsource = 0\nmodel = "b"\nmax_fps = 0\nstall_s = 1\n[streams.t]\nsource = 0\nmodel = "a"\n'
     )
     places = [str(error.where).removeprefix(str(path)) for error in mistakes(path)]
     assert places == [
         ":2: device.id", ":5: models.a.threads", ":8: streams.s.model", ":9: streams.s.max_fps",
-        ":10: streams.s.track", ":12: streams.t.source",
+        ":10: streams.s.stall_s", ":12: streams.t.source",
     ]  # fmt: skip
 
 

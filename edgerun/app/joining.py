@@ -14,12 +14,14 @@ from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamCo
 from edgerun.pipeline.cache import ResultCache
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.cascade import CascadePlan
-from edgerun.pipeline.ending import Delivery
+from edgerun.pipeline.ending import Delivery, Ending
 from edgerun.pipeline.gating import GatePlan
 from edgerun.pipeline.intake import Intake
 from edgerun.pipeline.lane import Lane, LanePlan
 from edgerun.pipeline.notice import NoticeBoard
-from edgerun.pipeline.worker import Batching, Worker
+from edgerun.pipeline.overlap import OverlappedWorker
+from edgerun.pipeline.turns import Batching, Turns
+from edgerun.pipeline.worker import Worker
 from edgerun.ports import Gate, Scene, Source, SourceContext
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
@@ -206,15 +208,9 @@ def _worker(
     shared: Surroundings,
 ) -> Worker:
     batch = config.batch
-    return Worker(
-        name,
-        model.engine,
-        model.preprocess,
-        ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator),
-        lanes,
-        ready,
-        shared.outbox,
-        shared.clock,
-        keep_pictures=shared.keep_pictures,
-        batching=None if batch is None else Batching(batch.max, round(batch.max_delay_ms * 1e6)),
-    )
+    batching = Batching() if batch is None else Batching(batch.max, round(batch.max_delay_ms * 1e6))
+    info = ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator)
+    turns = Turns(lanes, ready, shared.clock, batching)
+    ending = Ending(info, shared.outbox, shared.clock, keep_pictures=shared.keep_pictures)
+    kind = Worker if model.engine.info.accelerator == "cpu" else OverlappedWorker
+    return kind(name, model.engine, model.preprocess, turns, ending, shared.clock)

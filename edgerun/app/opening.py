@@ -42,9 +42,11 @@ def open_model(config: ModelConfig) -> LoadedModel:
             threshold=config.threshold,
             top_k=config.top_k,
         )
+        # Beside an accelerator the next input is filled while this one is worked on.
+        rows = batch if engine.info.accelerator == "cpu" else 2 * batch
         picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
         picture.pop("name", None)
-        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=batch))
+        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=rows))
     except EdgerunError:
         engine.close()
         raise

@@ -116,6 +116,7 @@ def run_live(
     model: str,
     *,
     overloads: Sequence[float] = (1.0, 3.0, 10.0),
+    fps: Sequence[float] = (),
     seconds: float = 10.0,
     threads: int = 1,
     size: tuple[int, int] = (768, 576),
@@ -128,18 +129,20 @@ def run_live(
 ) -> list[LiveReport]:
     """Run `model` (a bundled name or a path) at each of `overloads` for `seconds`, one after the other.
 
-    `size` is the cameras' width and height (pixels), `bare_s` how long the bare loop runs before the first and after
-    each run. Raises `ConfigError` for figures that make no sense, `DeviceError` (with its own words) when a process
-    fails, `SourceError` when a camera does.
+    `fps`, where given, says the frame rate of each camera instead: one run for each. `size` is the cameras' width and
+    height (pixels), `bare_s` how long the bare loop runs before the first and after each run. Raises `ConfigError` for
+    figures that make no sense, `DeviceError` (with its own words) when a process fails, `SourceError` when a camera
+    does.
     """
-    _check(overloads, seconds, streams)
+    _check(fps or overloads, seconds, streams)
     reports = []
     progress(f"bare loop, {bare_s:g} s")
     before = _run_bare(model, threads, bare_s, size)
-    for overload in overloads:
-        fps = overload * before.results_per_s / streams
-        progress(f"{overload:g}× overload: {streams} × {fps:.1f} fps for {seconds:g} s")
-        camera = Options(fps=fps, size=size, pattern=pattern)
+    for asked in fps or overloads:
+        rate = asked if fps else asked * before.results_per_s / streams
+        overload = rate * streams / before.results_per_s if fps else asked
+        progress(f"{overload:.3g}× overload: {streams} × {rate:.1f} fps for {seconds:g} s")
+        camera = Options(fps=rate, size=size, pattern=pattern)
         run, cameras = _run_watched(LiveJob(model, threads, (), seconds, warmup_s, max_age_ms), camera, streams)
         progress(f"bare loop, {bare_s:g} s")
         after = _run_bare(model, threads, bare_s, size)
@@ -155,7 +158,7 @@ def table(reports: Sequence[LiveReport]) -> str:
 
 def _check(overloads: Sequence[float], seconds: float, streams: int) -> None:
     if not overloads or min(overloads) <= 0:
-        raise ConfigError("an overload is camera rate / model rate", expected="numbers above 0", got=list(overloads))
+        raise ConfigError("cameras need a rate", expected="overloads or fps above 0", got=list(overloads))
     if seconds <= 0 or streams < 1:
         raise ConfigError(
             "nothing to measure", expected="seconds above 0 and a stream", got=f"{seconds:g} s, {streams} streams"
@@ -197,7 +200,7 @@ def _report(
         threads=engine["threads"],
         size=camera.size,
         pattern=camera.pattern,
-        overload=overload,
+        overload=round(overload, 4),
         fps=round(camera.fps, 3),
         streams=streams,
         seconds=round(run.seconds, 3),
@@ -282,7 +285,7 @@ def _figures(reports: Sequence[LiveReport]) -> Iterator[str]:
         ages = [one.age_ms.get(name) for name in ("p50", "p95", "p99")]
         bounds = [one.age_bound_ms.get(name) for name in ("p50", "p99")]
         own = [one.own_age_ms.get(name) for name in ("p50", "p99")]
-        row = [f"{one.overload:g}×", f"{one.streams} × {one.fps:.1f}", f"{one.results_per_s:.1f}"]
+        row = [f"{one.overload:.3g}×", f"{one.streams} × {one.fps:.1f}", f"{one.results_per_s:.1f}"]
         row += [f"{one.share_of_bare:.1%}", *map(_ms, (*ages, *bounds, *own))]
         row += [f"{one.cpu_ms_per_result:.2f}", f"{one.bare_cpu_ms:.2f}", _ms(one.rss_mib), _ms(one.bare_rss_mib)]
         rows.append([*row, "-" if one.start_to_first_result_s is None else f"{one.start_to_first_result_s:.2f}"])
@@ -294,11 +297,11 @@ def _accounts(reports: Sequence[LiveReport]) -> Iterator[str]:
     rows = []
     for one in reports:
         for name, account in one.account.items():
-            row = [f"{one.overload:g}×", name, f"{account.grabbed}", *(f"{account.fates[fate]}" for fate in seen)]
+            row = [f"{one.overload:.3g}×", name, f"{account.grabbed}", *(f"{account.fates[fate]}" for fate in seen)]
             rows.append([*row, f"{account.in_flight}", "exact" if account.exact else "WRONG"])
     yield from _aligned(("overload", "stream", "grabbed", *seen, "in flight", "account"), rows)
     for one in reports:
-        extra = [f"{one.overload:g}×: {one.decoded_per_result:.2f} pictures decoded for each result"]
+        extra = [f"{one.overload:.3g}×: {one.decoded_per_result:.2f} pictures decoded for each result"]
         extra += [f"{one.unreadable} unreadable stamps"] if one.unreadable else []
         extra += [f"{one.backwards} results out of order"] if one.backwards else []
         missed = sum(camera.missed for camera in one.cameras)

@@ -12,6 +12,8 @@ from edgerun.errors import ConfigError, MissingError
 
 _INCHES = (7.0, 4.5)
 _DPI = 120
+_MARGIN = 1.15
+"""Room for the labels beside the outermost points."""
 
 
 def require() -> None:
@@ -39,8 +41,8 @@ def draw_frontier(points: Sequence[Point], title: str, path: Path) -> None:
               label="frontier")  # fmt: skip
     axes.set_xlabel("latency of a call, p50 (ms)")
     axes.set_ylabel("inferences per second")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.set_xlim(0, _MARGIN * max((one.p50_ms or 0.0 for one in measured), default=1.0))
+    axes.set_ylim(0, _MARGIN * max((one.throughput_per_s or 0.0 for one in measured), default=1.0))
     axes.legend()
     _save(figure, path)
 

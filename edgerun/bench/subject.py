@@ -225,8 +225,11 @@ def _open_source(text: str) -> Source:
             check_url(value)
             check_path(kind, Path(value))
     source_class = resolve("source", kind)
-    context = SourceContext("bench", SystemClock(), threading.Event(), as_fast=True)
-    opened: Source = source_class(msgspec.convert(told, source_class.options), context)
+    try:
+        options = msgspec.convert(told, source_class.options)
+    except msgspec.ValidationError as error:
+        raise ConfigError("not a source", where="--source", expected=f"options of {kind}", got=error) from error
+    opened: Source = source_class(options, SourceContext("bench", SystemClock(), threading.Event(), as_fast=True))
     return opened
 
 

@@ -23,6 +23,8 @@ BATCHES = (1, 2, 4, 8)
 _FINALISTS = 3
 _ROUNDS = 5
 """Rounds of a finalist, the first of which is that of the heats."""
+_FEWEST = 2
+"""Final rounds whatever the time: with the heat's a median of three."""
 _SHORTEST_S, _LONGEST_S = 0.05, 2.0
 _MAX_DELAY_MS = 20
 """Written beside a batch above 1: the longest a picture waits for company (performance.md's example)."""
@@ -52,9 +54,9 @@ def tune(
 ) -> Tuning:
     """Measure every candidate once, idle and beside a busy neighbour, then the best few again, round by round.
 
-    Each runs in a process of its own, so that a runtime that crashes is a row of the table. The rounds are as long as
-    `budget_s` allows; loading comes on top. Finalists that have run out of time keep the rounds they have. Raises what
-    loading a model file raises, `ModelError` when no candidate opens.
+    Each runs in a process of its own, so that a runtime that crashes is a row of the table. Half of `budget_s` goes to
+    the first look at all of them, half to the finalists, loading not counted; once it is spent no round is begun beyond
+    the fewest that make a median. Raises what loading a model file raises, `ModelError` when no candidate opens.
     """
     candidates = list(find_candidates(model, also, goal, threads, batches))
     first_s = min(_LONGEST_S, max(_SHORTEST_S, budget_s / 2 / (2 * len(candidates))))
@@ -69,7 +71,7 @@ def tune(
         final_plan = msgspec.structs.replace(plan, duration_s=final_s)
         finalists = [trial.subject for trial in rank(record.trials(), goal, max_p99_ms)[:_FINALISTS]]
         for number in range(1, _ROUNDS):
-            if time.monotonic() - began_s > budget_s:
+            if number > _FEWEST and time.monotonic() - began_s > budget_s:
                 break
             progress(f"final round {number} of {_ROUNDS - 1}")
             for subject in finalists if number % 2 else reversed(finalists):
@@ -153,14 +155,16 @@ class _Record:
         self._idle: dict[Subject, list[Round]] = {one: [] for one in candidates}
         self._load: dict[Subject, list[Round]] = {one: [] for one in candidates}
         self._refused: dict[Subject, str] = {}
+        self._closed: dict[tuple[object, ...], str] = {}
+        """Runtimes and accelerators that refuse this model with whatever threads."""
 
     def run(self, pool: SubjectPool, subject: Subject, plan: Plan) -> None:
         """One round idle and one under load; a candidate that was refused is not asked again."""
         if subject in self._refused:
             return
-        same = [one for one in self._refused if msgspec.structs.replace(subject, batch=one.batch) == one]
-        if any(1 < one.batch < subject.batch for one in same):
-            self._refused[subject] = "a smaller batch was refused"
+        reason = self._closed.get(_door(subject)) or self._refused_batch(subject)
+        if reason is not None:
+            self._refused[subject] = reason
             return
         try:
             idle = pool.run_round(subject, plan)
@@ -170,9 +174,18 @@ class _Record:
             raise
         except EdgerunError as error:
             self._refused[subject] = str(error)
+            if subject.batch == 1 and not self._idle[subject]:
+                self._closed[_door(subject)] = str(error)
             return
         self._idle[subject].append(idle)
         self._load[subject].append(load)
+
+    def _refused_batch(self, subject: Subject) -> str | None:
+        """Why a smaller batch above 1 was refused, which goes for this one too; None where none was."""
+        for one, reason in self._refused.items():
+            if 1 < one.batch < subject.batch and msgspec.structs.replace(subject, batch=one.batch) == one:
+                return reason
+        return None
 
     def trials(self) -> list[Trial]:
         return [self._trial(one) for one in self._candidates]
@@ -193,6 +206,10 @@ class _Record:
             cpu_ms=idle.cpu_ms_per_inference,
             energy_j=idle.energy_j_per_inference,
         )
+
+
+def _door(subject: Subject) -> tuple[object, ...]:
+    return subject.model, subject.engine, subject.runtime, subject.accelerators
 
 
 def _runtimes() -> list[RuntimeChoice]:

@@ -12,14 +12,21 @@ import msgspec
 
 from edgerun.capture import opencv
 from edgerun.capture.file import retrieve_converted, size_of
+from edgerun.capture.pace import Silence
+from edgerun.capture.picture import decode_picture
+from edgerun.capture.rawjpeg import RawJpegs, descriptors_of, open_raw
+from edgerun.capture.waiting import wait_readable
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import WHOLE, Grab, Image, View
+from edgerun.types import NOT_YET, WHOLE, Grab, Image, View
 
 _log = logging.getLogger(__name__)
 
 _V4L_MAJOR = 81  # Linux, Documentation/admin-guide/devices.txt: "81 char video4linux"
 _BUFFERS = 2  # one is read while the camera fills the other; more only hold older frames
+_LOOSE = "is its cable or power loose?"
+_LONGEST_SILENCE_S = 2.0  # as opencv.py tells OpenCV
+_WAIT_STEP_S = 0.2
 _OLDEST_TRUSTED_NS = 1_000_000_000
 
 
@@ -38,7 +45,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CameraSource:
-    """Live. `grab()` takes a filled buffer from the driver, `retrieve()` converts it (or decodes its JPEG).
+    """Live. `grab()` takes a filled buffer from the driver, `retrieve()` converts it or decodes its JPEG.
+
+    It holds where the camera sends JPEGs (`fourcc = "MJPG"`) and OpenCV lets us have them (see rawjpeg.py): then only
+    what is wanted is decoded, at the scale that is wanted, and waits end with `wake`.
 
     `captured_ns` is the driver's timestamp where that can be trusted (monotonic, not in the future, under a second
     old), else the return of `grab()`. A read that gets nothing ends after 2 s (see opencv.py) in a `SourceError`; a
@@ -47,13 +57,14 @@ class CameraSource:
 
     options = Options
     lossless = False
-    holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         self._cv2 = opencv.load()
         self._context = context
         self._last_ns = 0
         self.frame_size = (0, 0)
+        self._raw: RawJpegs | None = None
+        self._fd: int | None = None
         device = str(options.device)
         self._gstreamer = uses_gstreamer(device, options.backend)
         if self._gstreamer:
@@ -63,28 +74,62 @@ class CameraSource:
             path = node_of(device)
             self._where = str(path)
             check_node(path)
+            others = descriptors_of(path)
             self._capture = self._open_v4l2(path, options)
+            self._fd = min(descriptors_of(path) - others, default=None)
+            self._raw = open_raw(self._cv2, self._capture, self._where)
+        self.holds = self._raw is not None and self._fd is not None
+        self._silence = Silence(context.clock, round(_LONGEST_SILENCE_S * 1e9))
         report_difference(self._cv2, self._capture, options, self._where)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
+        if self.holds and until_ns is not None:
+            self._silence.watch()
+            ready = self._wait(until_ns)
+            self._silence.leave()
+            if not ready:
+                return None if self._context.stop.is_set() else NOT_YET
+            self._silence.heard()
         if self._context.stop.is_set():
             return None
+        if self._raw is not None:
+            self._raw.forget()
         if not self._capture.grab():
             if self._context.stop.is_set():
                 return None
-            raise SourceError("the camera gave no frame", where=self._where, remedy="is its cable or power loose?")
+            raise SourceError("the camera gave no frame", where=self._where, remedy=_LOOSE)
         now_ns = self._context.clock.mono_ns()
         driver_ms = 0.0 if self._gstreamer else float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC))
         self._last_ns = captured_ns(driver_ms, now_ns, self._last_ns)
         return Grab(self._last_ns)
 
     def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
+        if self._raw is not None:
+            image, self.frame_size = decode_picture(self._cv2, self._raw.data(), out, self._where, view)
+            return image
         image = retrieve_converted(self._cv2, self._capture, out, self._where)
         self.frame_size = size_of(image)
         return image
 
     def close(self) -> None:
+        self._fd = None
         self._capture.release()
+
+    def _wait(self, until_ns: int) -> bool:
+        """Wait for the driver to have a filled buffer; whether it has."""
+        assert self._fd is not None
+        clock, wake = self._context.clock, self._context.wake
+        while not self._context.stop.is_set():
+            left_s = self._silence.left_s()
+            wait_s = min((until_ns - clock.mono_ns()) / 1e9, left_s, _WAIT_STEP_S)
+            ready, woken = wait_readable(self._fd, max(0.0, wait_s), wake)
+            if ready:
+                return True
+            if woken or clock.mono_ns() >= until_ns:
+                return False
+            if left_s <= 0:
+                raise SourceError("the camera gave no frame", where=self._where, remedy=_LOOSE)
+        return False
 
     def _open_v4l2(self, path: Path, options: Options) -> Any:
         cv2 = self._cv2

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import SplitResult
 
+from edgerun.capture.waiting import wait_readable
 from edgerun.clock import Clock
 from edgerun.errors import SourceError
 from edgerun.wake import Wake
@@ -31,7 +32,6 @@ _SENDING = "sending the request"
 _TIMESTAMPS = 35  # SO_TIMESTAMPNS and SCM_TIMESTAMPNS (Linux, include/uapi/asm-generic/socket.h)
 _TIMESPEC = struct.Struct("@qq")
 _CONTROL_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
-_SELECTABLE = 1024  # FD_SETSIZE
 
 
 class Stopped(SourceError):
@@ -86,6 +86,10 @@ class Connection:
                 self.close()
                 raise
 
+    @property
+    def secure(self) -> bool:
+        return isinstance(self.socket, ssl.SSLSocket)
+
     def send(self, data: bytes, deadline_ns: int) -> None:
         left = memoryview(data)
         while left:
@@ -129,15 +133,7 @@ class Connection:
             self._low_water = missing
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
-        waiting = [self.socket.fileno()] if wake is None else [self.socket.fileno(), wake.fileno()]
-        if max(waiting) < _SELECTABLE:  # `poll` rounds up to whole milliseconds, by which the result would be older
-            readable, _, _ = select.select(waiting, (), (), max(0.0, timeout_s))
-        else:
-            poll = select.poll()
-            for fd in waiting:
-                poll.register(fd, select.POLLIN)
-            readable = [fd for fd, _ in poll.poll(max(0.0, timeout_s) * 1000)]
-        return wake is not None and wake.fileno() in readable
+        return wait_readable(self.socket.fileno(), timeout_s, wake)[1]
 
     def close(self) -> None:
         self.socket.close()

@@ -29,6 +29,13 @@ class Response:
         chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
         self._chunks = Dechunker() if chunked else None
 
+    def may_have_more(self, count: int, room: int) -> bool:
+        """Whether more may be there at once after `count` bytes were read into `room`: not after a short read of TCP.
+
+        (A TLS record, or what is left of a chunk, may be shorter than what follows it.)
+        """
+        return count == room or self._chunks is not None or self.connection.secure or bool(self._rest)
+
     def read_into(self, view: memoryview) -> tuple[int, int] | None:
         """Body bytes read into `view` without waiting, and the age (ns) of the newest; None: none are there.
 

@@ -92,7 +92,7 @@ class JpegWalk:
             if self._last_scan:  # in entropy-coded data every FF is stuffed, so this can only be the end
                 end_at = data.find(_END, at, stop)
                 found = end_at + 2 - begin if end_at >= 0 else None
-                at = end_at if end_at >= 0 else stop - 1
+                at = max(at, stop - 1) if end_at < 0 else end_at
                 break
             if self._in_scan:
                 at = data.find(b"\xff", at, stop)
@@ -112,7 +112,7 @@ class JpegWalk:
             elif marker in _STANDALONE:
                 at += 2
             else:
-                if at + 10 > stop:  # the longest that is looked at: a frame header up to its number of components
+                if at + (10 if marker in _ONE_SCAN else 5) > stop:
                     break
                 if marker in _ONE_SCAN:
                     self._components = data[at + 9]

@@ -16,6 +16,7 @@ from edgerun.capture import opencv
 from edgerun.capture.connection import Patience
 from edgerun.capture.http import Response, fetch
 from edgerun.capture.multipart import MultipartParser, boundary_of
+from edgerun.capture.pace import Silence
 from edgerun.capture.picture import decode_picture
 from edgerun.capture.url import mask_url
 from edgerun.errors import SourceError
@@ -60,7 +61,6 @@ class MjpegSource:
         self._cv2 = opencv.load()
         self._context = context
         self._where = mask_url(options.url)
-        self._read_ns = round(options.read_timeout_s * 1e9)
         self._arrivals: deque[tuple[int, int]] = deque()  # (bytes of the body, when they were there)
         self.frame_size = (0, 0)
         self._ended = False
@@ -76,17 +76,18 @@ class MjpegSource:
         except SourceError:
             self.close()
             raise
-        self._left_ns = self._heard_ns = self._drained_ns = context.clock.mono_ns()
+        self._drained_ns = context.clock.mono_ns()
+        self._silence = Silence(context.clock, round(options.read_timeout_s * 1e9))
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
-        self._heard_ns += self._context.clock.mono_ns() - self._left_ns  # while nobody looked, nobody was silent
+        self._silence.watch()
         try:
             return self._grab(until_ns)
         except SourceError as error:
             error.where = error.where or self._where
             raise
         finally:
-            self._left_ns = self._context.clock.mono_ns()
+            self._silence.leave()
 
     def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
         image, self.frame_size = decode_picture(self._cv2, self._parser.held, out, self._where, view)
@@ -98,31 +99,38 @@ class MjpegSource:
     def _grab(self, until_ns: int | None) -> Grab | None:
         clock, stop = self._context.clock, self._context.stop
         wake = self._context.wake if until_ns is not None else None
-        woken = False
+        woken = looked = False
         while not stop.is_set():
             if self._parser.next():
-                self._heard_ns = clock.mono_ns()
+                self._silence.heard()
                 return Grab(self._arrived_ns())
             if self._ended or self._parser.ended:
                 raise SourceError("the camera ended the stream")
+            if looked and until_ns is not None and (woken or clock.mono_ns() >= until_ns):
+                return NOT_YET
+            looked = True
             if self._look():
                 continue
             now_ns = clock.mono_ns()
-            if until_ns is not None and (woken or now_ns >= until_ns):
-                return NOT_YET
-            end_ns = self._heard_ns + self._read_ns
-            if now_ns >= end_ns:
+            if until_ns is not None and now_ns >= until_ns:
+                continue
+            wait_s = min(self._silence.left_s(), _WAIT_STEP_S)
+            if wait_s <= 0:
                 raise SourceError("timed out waiting for data", remedy="is it reachable from this device?")
-            wait_s = (min(end_ns, until_ns or end_ns) - now_ns) / 1e9
-            woken = self._response.connection.wait(min(wait_s, _WAIT_STEP_S), wake, self._parser.missing)
+            if until_ns is not None:
+                wait_s = min(wait_s, (until_ns - now_ns) / 1e9)
+            looked = False
+            woken = self._response.connection.wait(wait_s, wake, self._parser.missing)
         return None
 
     def _look(self) -> bool:
         """Read all that is there without waiting; whether that was anything."""
         clock, parser = self._context.clock, self._parser
         began = parser.received
+        self._arrivals.clear()  # no picture ended in what came before
         while parser.received - began < _MOST_AT_ONCE:
-            got = self._response.read_into(parser.room())
+            room = parser.room()
+            got = self._response.read_into(room)
             now_ns = clock.mono_ns()
             if got is None:
                 self._drained_ns = now_ns
@@ -135,6 +143,8 @@ class MjpegSource:
             # What is read now was not there when everything had been read: a wall clock that jumps cannot deny that.
             self._drained_ns = max(self._drained_ns, now_ns - age_ns)
             self._arrivals.append((parser.received, self._drained_ns))
+            if not self._response.may_have_more(count, len(room)):
+                break
         return parser.received > began
 
     def _arrived_ns(self) -> int:

@@ -8,6 +8,7 @@ not when the next one's boundary comes; or else at the next boundary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from email.message import Message
 
@@ -19,6 +20,8 @@ _LONGEST_PART = 16 * 1024 * 1024
 _CAPACITY = 256 * 1024
 _ROOM = 64 * 1024
 
+_TYPE = re.compile(rb"^[ \t]*content-type[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_LENGTH = re.compile(rb"^[ \t]*content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _GAPS = (b"\r\n\r\n", b"\n\n")
 
 
@@ -142,6 +145,8 @@ class MultipartParser:
 
     def _read_headers(self) -> None:
         begin, end = self._begin, self._end
+        if begin == end:
+            return
         if self._data.startswith((b"\r\n", b"\n"), begin, end):  # no headers at all
             ends = [(begin, 2 if self._data[begin] == 0x0D else 1)]
         else:
@@ -154,15 +159,14 @@ class MultipartParser:
                 self._bound(_LONGEST_HEADERS, "the headers of a part do not end")
             return
         at, length = min(ends)
-        headers = _parse_headers(bytes(self._data[begin:at]))
+        kind = _TYPE.search(self._data, begin, at)
+        stated = _LENGTH.search(self._data, begin, at)
         self._begin = self._scanned = at + length
-        kind = headers.get("content-type", "image/jpeg").lower()
-        self._is_image = kind.startswith("image/") or kind.startswith("application/octet-stream")
-        stated = headers.get("content-length", "")
-        if stated.isdecimal():
-            self._length = int(stated)
+        self._is_image = kind is None or kind[1].lower().startswith((b"image/", b"application/octet-stream"))
+        if stated is not None:
+            self._length = int(stated[1])
             if self._length > _LONGEST_PART:
-                raise SourceError("a part is too large", expected=f"at most {_LONGEST_PART} bytes", got=stated)
+                raise SourceError("a part is too large", expected=f"at most {_LONGEST_PART} bytes", got=self._length)
             self._step = self._read_counted
         else:
             self._walk = JpegWalk()
@@ -229,8 +233,3 @@ class MultipartParser:
     def _bound(self, most: int, what: str) -> None:
         if (left := self._end - self._begin) > most:
             raise SourceError(what, got=f"{left} bytes without", remedy="is this really an MJPEG camera?")
-
-
-def _parse_headers(data: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in data.decode("latin-1").splitlines())
-    return {name.strip().lower(): value.strip() for name, _, value in lines}

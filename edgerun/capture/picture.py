@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -107,11 +108,10 @@ def _decode_in_place(data: Bytes, header: JpegHeader, divisor: int, out: Image |
 @functools.cache
 def _simplejpeg() -> Callable[..., Any] | None:
     try:
-        from simplejpeg import decode_jpeg
+        decode: Callable[..., Any] = importlib.import_module("simplejpeg").decode_jpeg
     except ImportError:  # the extra `fast-jpeg` is not installed
         return None
-    found: Callable[..., Any] = decode_jpeg
-    return found
+    return decode
 
 
 def _first_line(error: Exception) -> str:

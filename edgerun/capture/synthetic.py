@@ -7,12 +7,12 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from edgerun.capture.pace import Pace
+from edgerun.capture.pace import NOT_DUE, Pace
 from edgerun.capture.picture import fits
 from edgerun.capture.stamp import STAMP_HEIGHT, STAMP_WIDTH, draw_stamp
 from edgerun.errors import ConfigError, SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import WHOLE, Grab, Image, View
+from edgerun.types import NOT_YET, WHOLE, Grab, Image, View
 
 _BOXES = 4
 _BAND = (
@@ -78,13 +78,13 @@ class Pattern:
 
 
 class SyntheticSource:
-    """Draws in `retrieve()`, so that a frame nobody wants costs nothing.
+    """Holds: it draws in `retrieve()`, so that a frame nobody wants costs nothing. Its views are grey or whole.
 
     Live at `fps` (`captured_ns` is when the frame was due); `as_fast` it is lossless and not paced.
     """
 
     options = Options
-    holds = False
+    holds = True
 
     def __init__(self, options: Options, context: SourceContext) -> None:
         width, height = options.size
@@ -102,6 +102,7 @@ class SyntheticSource:
         self._interval_ns = round(1e9 / options.fps)
         self._pattern = Pattern(options.size, options.seed)
         self._pace = Pace(context.clock, context.stop)
+        self._colors: Image | None = None
         self._next = 0
         self._captured_ns = 0
         self.frame_size = options.size
@@ -114,17 +115,32 @@ class SyntheticSource:
         if self.lossless:
             captured_ns: int | None = self._context.clock.mono_ns()
         else:
-            captured_ns = self._pace.next(self._interval_ns)
+            wake = self._context.wake if until_ns is not None else None
+            captured_ns = self._pace.next(self._interval_ns, until_ns, wake)
         if captured_ns is None:
             return None
+        if captured_ns == NOT_DUE:
+            return NOT_YET
         self._captured_ns = captured_ns
         self._next += 1
         return Grab(captured_ns, str(self._next - 1))
 
     def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
+        if view.grey:
+            return self._grey(out)
         image = out if out is not None and fits(out, self._pattern.shape) else np.empty(self._pattern.shape, np.uint8)
         self._pattern.draw(image, self._next - 1, self._captured_ns)
         return image
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""
+
+    def _grey(self, out: Image | None) -> Image:
+        """The green channel, which carries most of the luminance (ITU-R BT.601)."""
+        if self._colors is None:
+            self._colors = np.empty(self._pattern.shape, np.uint8)
+        self._pattern.draw(self._colors, self._next - 1, self._captured_ns)
+        shape = self._pattern.shape[:2]
+        image = out if out is not None and fits(out, shape) else np.empty(shape, np.uint8)
+        np.copyto(image, self._colors[:, :, 1])
+        return image

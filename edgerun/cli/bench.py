@@ -44,6 +44,7 @@ EXAMPLES = (
 
 _GATE_MISSED = 3
 _SWEEP_BATCHES = (1, 2, 4, 8)
+_OVERLOADS = (1.0, 3.0, 10.0)
 _SWEEP_OVERLOADS = (0.5, 1.0, 2.0, 3.0, 10.0)
 _LIVE_SECONDS = 10.0
 
@@ -174,8 +175,9 @@ def _sweep(args: argparse.Namespace) -> int:
     from edgerun.cli import bench_text
 
     threads = args.threads or thread_counts(len(os.sched_getaffinity(0)))
+    batches = args.batch or ((1,) if args.stage == "all" else _SWEEP_BATCHES)
     with progress() as show:
-        found = sweep(_subject(args, args.model), _plan(args), threads, args.batch or _SWEEP_BATCHES, show)
+        found = sweep(_subject(args, args.model), _plan(args), threads, batches, show)
     picture = _picture(args, args.model)
     if picture is not None:
         from edgerun.bench.plot import draw_frontier
@@ -226,13 +228,11 @@ def _live(args: argparse.Namespace) -> int:
 
     jobs = _live_jobs(args)
     reports: list[LiveReport] = []
+    overloads = args.overload or (_SWEEP_OVERLOADS if args.sweep else _OVERLOADS)
+    how = {"overloads": overloads, "fps": args.fps or (), "size": args.size, "seconds": args.duration or _LIVE_SECONDS}
     with progress() as show:
         for model, job in jobs:
-            overloads = args.overload or (_SWEEP_OVERLOADS if args.sweep else (1.0, 3.0, 10.0))
-            if args.fps:
-                overloads = _overloads(model, job, args.fps, show)
-            seconds = args.duration or _LIVE_SECONDS
-            reports += live.run_live(model, overloads=overloads, seconds=seconds, size=args.size, progress=show, **job)
+            reports += live.run_live(model, progress=show, **how, **job)
     worst = max((one.age_ms["p99"] for one in reports if one.age_ms), default=0.0)
     missed = args.max_p99 is not None and worst > args.max_p99
     picture = _picture(args, args.model or args.config) if args.sweep else None
@@ -255,20 +255,11 @@ def _live_jobs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     config = load(Path(args.config), flags.options_of, flags.find_model)
     jobs = []
     for name, model in config.models.items():
-        streams = [stream for stream in config.streams.values() if stream.model == name]
+        streams = [stream for stream in config.streams.values() if name in stream.models]
         if streams:
             age_ms = min(stream.max_age_ms for stream in streams)
             jobs.append((str(model.path), {"threads": model.threads, "streams": len(streams), "max_age_ms": age_ms}))
     return jobs
-
-
-def _overloads(model: str, job: dict[str, Any], rates: tuple[float, ...], show: Any) -> list[float]:
-    """Camera rates as overloads: by what preprocess, infer and decode alone can do, measured first."""
-    from edgerun.bench.engine import Plan, measure
-    from edgerun.bench.subject import Subject
-
-    report = measure(Subject(model, threads=job["threads"], stage="all"), Plan(rounds=3), show)
-    return [fps * job["streams"] / report.throughput_per_s for fps in rates]
 
 
 def _subject(args: argparse.Namespace, model: str) -> Subject:

@@ -13,7 +13,6 @@ from edgerun.bench.sweep import Sweep
 from edgerun.bench.tune import Tuning, describe
 
 _OPS_SHOWN = 12
-_REFUSAL_CHARS = 70
 
 
 def report_lines(report: Report) -> Iterator[str]:
@@ -115,14 +114,17 @@ def tune_lines(found: Tuning) -> Iterator[str]:
     """Everything that was tried, the winner marked."""
     heads = ("model", "runtime, accelerator, threads, batch", "idle p50", "p99", "per s", "load p50", "p99", "per s")
     heads += ("CPU ms", *(("J",) if any(t.energy_j is not None for t in found.trials) else ()), "rounds", "")
-    rows, refusals = [], []
+    rows = []
+    refusals: dict[str, list[str]] = {}
     for index, trial in enumerate(found.trials):
         if trial.refused is not None:
-            refusals.append(f"{trial.subject.model}, {describe(trial.subject)}: {_short(trial.refused)}")
+            refusals.setdefault(trial.refused, []).append(describe(trial.subject))
             continue
         rows.append(_tune_row(trial, found.winner == index, with_energy="J" in heads))
     yield from table(heads, rows)
-    yield from refusals
+    for reason, refused in refusals.items():
+        more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+        yield f"not usable: {refused[0]}{more}: {reason}"
     yield f"goal {found.goal}, judged by {found.measured_by}, idle and beside a busy neighbour alike (ms, inferences/s)"
 
 
@@ -182,7 +184,3 @@ def _fixed(value: float | None, digits: int = 2) -> str:
 
 def _threads(count: int) -> str:
     return f"{count} thread{'s' * (count != 1)}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _REFUSAL_CHARS else text[: _REFUSAL_CHARS - 1] + "…"

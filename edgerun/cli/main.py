@@ -20,6 +20,8 @@ COMMANDS = {
     "demo": ("edgerun.cli.demo", "the bundled detector on a bundled clip of a street"),
     "run": ("edgerun.cli.run", "the daemon: cameras in, detections out"),
     "check": ("edgerun.cli.check", "validate a config and its models without starting"),
+    "bench": ("edgerun.cli.bench", "latency, throughput, CPU, memory and energy of a model; ages of a whole pipeline"),
+    "tune": ("edgerun.cli.tune", "the best runtime, accelerator, threads and batch on this machine, as config lines"),
 }
 """Command → (module, what it does). A module has `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`."""
 

@@ -131,9 +131,9 @@ class ScoreMap:
         self._spec, self._where, self._activation = spec, where, activation
         self.threshold = np.float32(threshold)
         self._table: NDArray[np.float32] | None = None
-        self._real, self._passing = Buffer(), Buffer()
+        self._real, self._gathered, self._passing = Buffer(), Buffer(), Buffer()
         self._lowest = 0
-        self.below: int | float
+        self.below: Any
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
         if spec.dtype in ("int8", "uint8", "int16", "uint16") and len(spec.scale) == 1:
             limits = np.iinfo(spec.dtype)
@@ -151,6 +151,8 @@ class ScoreMap:
             self.below = min(logit, 12.0) - 0.01
         else:
             self.below = float(np.nextafter(self.threshold, np.float32(-inf)))
+        # Of the tensor's own type: NumPy would take 32 KiB for each comparison that converts.
+        self.below = self.dtype.type(self.below)
 
     def comparable(self, raw: Tensor) -> Tensor:
         """The tensor in the domain of `below`: `raw` itself, or its real values, valid until the next call.
@@ -188,10 +190,13 @@ class ScoreMap:
         `below` is `self.below` or an array of it, shaped as `values`, with the dtype's maximum (infinity) where nothing
         may pass.
         """
+        if not values.flags.c_contiguous:
+            # Compared in the order of its dimensions it would be gathered in pieces, more slowly.
+            gathered = self._gathered.of(values.shape, values.dtype)
+            np.copyto(gathered, values)
+            values = gathered
         found = np.flatnonzero(np.greater(values, below, out=self._passing.of(values.shape, np.bool_)))
-        # Of an array that is not in one piece, `ravel` would copy all of it.
-        flat = values.flags.c_contiguous
-        scores = self.scores(values.ravel()[found] if flat else values[np.unravel_index(found, values.shape)])
+        scores = self.scores(values.reshape(-1)[found])
         enough = scores >= self.threshold
         return (found, scores) if enough.all() else (found[enough], scores[enough])
 

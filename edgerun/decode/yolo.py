@@ -204,7 +204,8 @@ class _Flat:
     def _in_pixels(self, rows: Tensor) -> bool:
         if self._units != "auto":
             return self._units == "pixels"
-        largest = float(dequantise(rows[:2].max(keepdims=True), self._spec).max())
+        top = np.maximum(rows[0].max(), rows[1].max())  # of each alone: together NumPy would gather them
+        largest = float(dequantise(np.asarray(top), self._spec))
         if not np.isfinite(largest):
             raise not_numbers("boxes", self._spec, _WHERE)
         return largest > 2

@@ -164,12 +164,14 @@ def worth_retrieving(
     """
     if wanted_at_ns <= now_ns + decode_ns:
         return True
-    slack_ns = wanted_at_ns - decode_ns - captured_ns
+    came_ns = min(now_ns, max(captured_ns, now_ns - decode_ns))  # a stamp may lie; a backlog is one decode old
+    slack_ns = wanted_at_ns - decode_ns - came_ns
     if in_slot_ns is None:
         loss_ns: float | None = gaps.lateness_ns(slack_ns)
     else:
         share = gaps.late_share(slack_ns)
-        loss_ns = None if share is None else share * (captured_ns - in_slot_ns)
+        newer_ns = captured_ns - in_slot_ns
+        loss_ns = None if share is None else share * (newer_ns if newer_ns >= 0 else gaps.mean_ns)
     return loss_ns is None or 2 * loss_ns > decode_ns
 
 
@@ -261,13 +263,14 @@ def _promised(min_periods_ns: Sequence[int] | None, lanes: int) -> Sequence[int]
 def min_period_ns(min_fps: float, longest_turn_ns: int) -> int:
     """How long a lane may go unserved so that its `min_fps` is kept, for `pick`; 0 when `min_fps` is 0.
 
-    A lane that has become overdue still waits for the turn under way, so that turn is taken off the period: with
-    `longest_turn_ns` the longest service of any lane, but never to less than half of it.
+    A lane that has become overdue still waits for the turn under way and may be one of several: 1.5 turns are taken off
+    the period, with `longest_turn_ns` the longest service of any lane, but never more than half of it. In simulation
+    that keeps promises that take up to half of the engine (to a tenth at worst); beyond, each gets its share.
     """
     if min_fps <= 0:
         return 0
     period_ns = round(1e9 / min_fps)
-    return max(period_ns - longest_turn_ns, period_ns // 2)
+    return max(period_ns - longest_turn_ns * 3 // 2, period_ns // 2)
 
 
 class RateCap:

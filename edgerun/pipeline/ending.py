@@ -36,6 +36,7 @@ class Job(msgspec.Struct):
     tensor: Tensor = _NO_TENSOR
     placement: Placement = Placement()
     prepared_ns: int = 0
+    launched_ns: int = 0
     inferred_ns: int = 0
     ended: bool = False
 
@@ -74,7 +75,7 @@ class Ending:
             answer, events = seen.answer, seen.events
         latency_ns = {
             "capture": frame.ready_ns - frame.stamp.captured_ns,
-            "wait": job.began_ns - frame.ready_ns,
+            "wait": job.began_ns - frame.ready_ns + job.launched_ns - job.prepared_ns,
             **stages_ns,
         }
         for stage, spent_ns in latency_ns.items():

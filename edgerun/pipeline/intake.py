@@ -100,7 +100,8 @@ class Intake:
             return None
         for lane in self._held.lanes:
             lane.demand.holding = True
-        return min(self._decode_at_ns(lane) for lane in self._held.lanes)
+        now_ns = self._clock.mono_ns()
+        return min(self._decode_at_ns(lane, now_ns) for lane in self._held.lanes)
 
     def awake(self) -> None:
         """The wait for a newer frame is over."""
@@ -113,7 +114,7 @@ class Intake:
         if held is None:
             return
         now_ns = self._clock.mono_ns()
-        due = [lane for lane in held.lanes if self._decode_at_ns(lane) <= now_ns]
+        due = [lane for lane in held.lanes if self._decode_at_ns(lane, now_ns) <= now_ns]
         if not due:
             return
         # With several lanes the later ones take the picture too, rather than having it decoded a second time.
@@ -136,10 +137,10 @@ class Intake:
             for lane in held.lanes:
                 lane.meter.account.end("skipped")
 
-    def _decode_at_ns(self, lane: Lane) -> int:
+    def _decode_at_ns(self, lane: Lane, now_ns: int) -> int:
         demand = lane.demand
         return decode_at(
-            self._clock.mono_ns(),
+            now_ns,
             demand.wanted_at_ns,
             self._decode.value_ns,
             demand.uncertain_ns,

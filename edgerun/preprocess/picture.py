@@ -54,9 +54,9 @@ class PicturePreprocess:
         """See `ports.Preprocess`. Raises `FrameError` when `image` is not H×W×3 uint8, or nothing of it is left."""
         return self._rows[row].prepare(image, region)
 
-    def batch(self, rows: int) -> Tensor:
-        """The first `rows` rows of the tensor, a view."""
-        return self._tensor[:rows]
+    def batch(self, rows: int, first: int = 0) -> Tensor:
+        """See `ports.Preprocess`."""
+        return self._tensor[first : first + rows]
 
 
 class _Values(msgspec.Struct, frozen=True):

@@ -7,54 +7,28 @@ because a mask that is drawn carelessly has to hide too much rather than too lit
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerun.polygon import Edge, Polygon, check_polygon, edges_of, spans
 from edgerun.types import Image
 
-Point = tuple[float, float]
-Polygon = Sequence[Sequence[float]]
-
-FARTHEST = 10.0
-"""How far from 0..1 a point may lie. Beyond it somebody has written pixels."""
-
 _SHAPES_KEPT = 8
-_THINNEST = 1e-9
-
-
-def check_polygon(points: Polygon) -> None:
-    """Raises `ValueError` with the reason in words when `points` (x, y in 0..1 of the frame) enclose nothing in it."""
-    if len(points) < 3:
-        raise ValueError(f"a polygon needs at least 3 points, this one has {len(points)}")
-    for i, point in enumerate(points, 1):
-        if len(point) != 2:
-            raise ValueError(f"point {i} has {len(point)} numbers instead of 2 (x and y)")
-        if not all(math.isfinite(value) for value in point):
-            raise ValueError(f"point {i} is not finite: {list(point)}")
-        if not all(-FARTHEST <= value <= 1 + FARTHEST for value in point):
-            raise ValueError(f"point {i} is {list(point)}: points are shares of the frame, 0 to 1, not pixels")
-    edges = _edges(points, 1, 1)
-    if not _has_area(edges):
-        raise ValueError("the polygon has no area: its points lie on a line")
-    around = any(left < 0.5 < right for left, right in _spans(edges, 0.5))
-    if not around and not any(_crosses_frame(edge) for edge in edges):
-        raise ValueError("the polygon lies wholly outside the frame: 0 to 1 is the frame, left to right and top down")
 
 
 def coverage(polygons: Sequence[Polygon], width: int, height: int) -> NDArray[np.uint8]:
     """`height×width` uint8: 255 where a pixel is touched by a polygon, however little, else 0."""
     touched = np.zeros((height, width), np.uint8)
     for points in polygons:
-        edges = _edges(points, width, height)
+        edges = edges_of(points, width, height)
         for edge in edges:
             _touch(touched, edge)
         lowest, highest = min(edge[1] for edge in edges), max(edge[3] for edge in edges)
         for row in range(max(0, math.floor(lowest)), min(height, math.ceil(highest))):
-            for left, right in _spans(edges, row + 0.5):
+            for left, right in spans(edges, row + 0.5):
                 touched[row, max(0, math.floor(left)) : max(0, math.ceil(right))] = 255
     return touched
 
@@ -113,62 +87,14 @@ class Blackout:
         return outlines
 
 
-_Edge = tuple[float, float, float, float, int]
-"""x0, y0, x1, y1 with y0 ≤ y1, and its direction in the polygon: 1 down, -1 up."""
-
-
-def _edges(points: Polygon, width: int, height: int) -> list[_Edge]:
-    scaled = [(float(x) * width, float(y) * height) for x, y in points]
-    edges = []
-    for (x0, y0), (x1, y1) in zip(scaled, scaled[1:] + scaled[:1], strict=True):
-        edges.append((x0, y0, x1, y1, 1) if y0 <= y1 else (x1, y1, x0, y0, -1))
-    return edges
-
-
-def _spans(edges: Sequence[_Edge], y: float) -> list[tuple[float, float]]:
-    """Where the horizontal line at `y` runs inside: left and right ends."""
-    crossings = sorted(
-        (x0 + (x1 - x0) * ((y - y0) / (y1 - y0)), direction) for x0, y0, x1, y1, direction in edges if y0 <= y < y1
-    )
-    spans, winding, begin = [], 0, 0.0
-    for x, direction in crossings:
-        if winding == 0:
-            begin = x
-        winding += direction
-        if winding == 0 and x - begin > _THINNEST:
-            spans.append((begin, x))
-    return spans
-
-
-def _has_area(edges: Sequence[_Edge]) -> bool:
-    heights = sorted({y for edge in edges for y in (edge[1], edge[3])})
-    return any(_spans(edges, (low + high) / 2) for low, high in itertools.pairwise(heights))
-
-
-def _crosses_frame(edge: _Edge) -> bool:
-    """Whether an edge has a part within the unit square, its border excluded (Liang and Barsky, 1984)."""
-    x0, y0, x1, y1, _ = edge
-    enter, leave = 0.0, 1.0
-    for start, step in ((x0, x1 - x0), (y0, y1 - y0)):
-        if step == 0:
-            if not 0 < start < 1:
-                return False
-            continue
-        low, high = sorted((-start / step, (1 - start) / step))
-        enter, leave = max(enter, low), min(leave, high)
-    return enter < leave
-
-
-def _touch(touched: NDArray[np.uint8], edge: _Edge) -> None:
+def _touch(touched: NDArray[np.uint8], edge: Edge) -> None:
     """Mark the pixels that an edge runs through; running along their border is not through."""
     x0, y0, x1, y1, _ = edge
     height = touched.shape[0]
-    slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
     for row in range(max(0, math.floor(y0)), min(height, math.ceil(y1))):
         if y1 > y0:
-            ends = (x0 + slope * (max(y0, row) - y0), x0 + slope * (min(y1, row + 1) - y0))
-            # Rounding must not carry a steep slope beyond the edge's own ends.
-            left, right = max(min(ends), min(x0, x1)), min(max(ends), max(x0, x1))
+            from_x, to_x = (x0 + (x1 - x0) * ((y - y0) / (y1 - y0)) for y in (max(y0, row), min(y1, row + 1)))
+            left, right = min(from_x, to_x), max(from_x, to_x)
         else:
             left, right = min(x0, x1), max(x0, x1)
         touched[row, max(0, math.floor(left)) : max(0, math.ceil(right))] = 255

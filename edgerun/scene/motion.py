@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerun.scene.mask import Polygon, check_polygon, coverage
+from edgerun.polygon import Polygon, check_polygon
+from edgerun.scene.mask import coverage
 from edgerun.types import Box, GreyImage, Motion
 
 _Floats = NDArray[np.float32]
@@ -28,7 +29,7 @@ FOLLOW = 0.1
 """Share of a change beyond its threshold that the background follows all the same."""
 NOISE_S = 20.0
 """Time constant of each pixel's noise."""
-USUAL_S = 1.0
+USUAL_S = 5.0
 """Time constant of what noise the whole picture usually has."""
 LEAST_LEVELS = 7.0
 """A change below this many grey levels, after smoothing, is none: compression artefacts reach 4 to 5."""
@@ -64,8 +65,10 @@ class MotionGate:
     A changed pixel counts for `RECENT_S`, in `Motion.share` too, but the gate opens only while some pixel does change.
     `mask`: polygons in 0..1 whose pixels are not watched: nothing in them has any effect. The first frame counts as
     moving, also after a change of resolution. `box` is around everything that changed, padded; None when nothing moves,
-    or when all of it may (first frame, another picture). While `hold_s` runs out it is the last one. Raises `ValueError` for an unusable
-    `share`, `hold_s` or mask. No array is allocated after the first frame of a resolution.
+    or when all of it may (first frame, another picture). While `hold_s` runs out it is the last one.
+
+    Raises `ValueError` for an unusable `share`, `hold_s` or mask. No array is allocated after the first frame of a
+    resolution.
     """
 
     def __init__(self, share: float = 0.005, hold_s: float = 1.0, mask: Sequence[Polygon] = ()) -> None:
@@ -75,10 +78,10 @@ class MotionGate:
             raise ValueError(f"the seconds that motion is held are 0 or more, not {hold_s}")
         for points in mask:
             check_polygon(points)
-        self._share, self._hold_s, self._mask = share, hold_s, mask
+        self._share, self._hold_ns, self._mask = share, round(hold_s * 1e9), tuple(mask)
         self._background: _Background | None = None
         self._seen_ns = 0
-        self._still_s = 0.0
+        self._still_ns = 0
         self._held = False
         self._box: Box | None = None
 
@@ -88,8 +91,8 @@ class MotionGate:
         if background is None or background.shape != grey.shape or grey.dtype != np.uint8:
             self._background = _Background(grey, self._mask)
             return self._opened(captured_ns, 1.0, None)
-        passed_s = max(0, captured_ns - self._seen_ns) / 1e9
-        now, recent = background.look(grey, passed_s)
+        passed_ns = max(0, captured_ns - self._seen_ns)
+        now, recent = background.look(grey, passed_ns / 1e9)
         share = recent / background.watched if background.watched else 0.0
         upheaval = 0 < UPHEAVAL * background.watched <= now
         box = None if upheaval or not now else background.box()
@@ -98,12 +101,12 @@ class MotionGate:
         if now and share >= self._share:
             return self._opened(captured_ns, share, box)
         self._seen_ns = captured_ns
-        self._still_s += passed_s
-        self._held = self._held and self._still_s < self._hold_s
+        self._still_ns += passed_ns
+        self._held = self._held and self._still_ns < self._hold_ns
         return Motion(share, self._held, self._box if self._held else None)
 
     def _opened(self, captured_ns: int, share: float, box: Box | None) -> Motion:
-        self._seen_ns, self._still_s, self._held, self._box = captured_ns, 0.0, True, box
+        self._seen_ns, self._still_ns, self._held, self._box = captured_ns, 0, True, box
         return Motion(share, True, box)
 
 
@@ -216,13 +219,12 @@ class _Background:
 
     def _fade(self, passed_s: float) -> None:
         """Let go of what changed longer ago than `RECENT_S`: 255 is now, 0 is gone."""
-        import cv2
-
         self._faded += min(passed_s / RECENT_S, 1.0) * 255.0
         whole = int(self._faded)
         self._faded -= whole
-        if whole:
-            cv2.subtract(self._recent, (whole, 0, 0, 0), dst=self._recent)
+        # Not cv2.subtract: it takes a number for a column of pixels when the picture is 4×1.
+        np.maximum(self._recent, whole, out=self._recent)
+        np.subtract(self._recent, whole, out=self._recent)
 
     def _learn(self, passed_s: float) -> None:
         """Move noise and background towards what was seen; `_step` holds the size of the difference."""
@@ -286,7 +288,7 @@ class _Light:
                 break
         spread = self._spread(gain, level)
         usual = self._usual if self._usual is not None else min(spread, _MOST_NOISE)
-        self.spread = min(spread, 3.0 * usual + 1.0)
+        self.spread = min(spread, 3.0 * usual + 1.0, _MOST_NOISE)
         self._usual = usual - math.expm1(-passed_s / USUAL_S) * (self.spread - usual)
         self.gain, self.offset = gain, level - gain * middle
         self.switched = abs(level - before) > LIGHT_STEP_LEVELS

@@ -11,8 +11,7 @@ Unlike the original it runs on time, not on frames: frames are skipped, and a ca
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -20,10 +19,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from edgerun.scene.assign import assign
 from edgerun.types import Box, Detection
-
-Edge = tuple[int, int, float]
-"""Row, column, weight (0 or more) of a pair that is possible."""
 
 _FIRST_IOU, _SECOND_IOU, _NEW_IOU = 0.1, 0.5, 0.3
 """Least overlap with a track's prediction: of strong boxes, of weak boxes, of strong boxes with a track seen but once.
@@ -83,8 +80,6 @@ class Track(msgspec.Struct, frozen=True):
 class Tracks(msgspec.Struct, frozen=True):
     """What one frame did to the tracks: `current[i]` is that of detection i, None where it has no confirmed one."""
 
-    now_ns: int
-    """The frame's time on the tracker's own clock, which does not run backwards."""
     current: tuple[Track | None, ...]
     appeared: tuple[Track, ...] = ()
     lost: tuple[Track, ...] = ()
@@ -119,7 +114,7 @@ class Tracker:
         self._lost_ns = round(options.lost_s * 1e9)
         self._objects: list[_Object] = []
         self._motion = _Motion()
-        self._now_ns: int | None = None
+        self._now_ns = 0
 
     def update(self, detections: Sequence[Detection], captured_ns: int) -> Tracks:
         """The tracks of one frame's `detections`, in their order. A detection has at most one track, and a track one.
@@ -127,16 +122,7 @@ class Tracker:
         Boxes that are not finite, have no area or lie far outside the frame belong to none. An object unseen for more
         than `lost_s` is lost before the new boxes are looked at, whatever was or was not grabbed meanwhile.
         """
-        before_ns = captured_ns if self._now_ns is None else self._now_ns
-        if before_ns - captured_ns > self._lost_ns:
-            lost, before_ns = self._drop([True] * len(self._objects)), captured_ns
-            self._now_ns = now_ns = captured_ns
-        else:
-            self._now_ns = now_ns = max(before_ns, captured_ns)
-            lost = self._drop([now_ns - one.seen_ns > self._lost_ns for one in self._objects])
-        seconds = (now_ns - before_ns) / 1e9
-        self._motion.predict(seconds, [one.missing for one in self._objects])
-
+        lost, seconds = self._advance(captured_ns)
         usable = [index for index, found in enumerate(detections) if _is_box(found.box)]
         boxes = np.array([detections[index].box for index in usable], np.float64).reshape(-1, 4)
         pairs = self._associate([detections[index] for index in usable], boxes, min(_PACE * seconds, _REACH))
@@ -147,7 +133,7 @@ class Tracker:
         appeared = []
         for column, row in pairs:
             one, found = self._objects[column], detections[usable[row]]
-            one.box, one.seen_ns, one.missing = found.box, now_ns, False
+            one.box, one.seen_ns, one.missing = found.box, self._now_ns, False
             one.hits += 1
             current[usable[row]] = one
         # One that was seen but now and then was noise; only a confirmed one is waited for.
@@ -156,7 +142,7 @@ class Tracker:
         fresh = self._fresh([detections[index] for index in usable], boxes, taken)
         self._motion.begin(boxes[fresh])
         for row in fresh:
-            one = _Object(detections[usable[row]], now_ns)
+            one = _Object(detections[usable[row]], self._now_ns)
             self._objects.append(one)
             current[usable[row]] = one
         for shown in current:
@@ -164,15 +150,24 @@ class Tracker:
                 shown.id = next(self._ids)
                 appeared.append(shown.track())
         return Tracks(
-            now_ns=now_ns,
             current=tuple(None if one is None or one.id == _NOBODY else one.track() for one in current),
             appeared=tuple(appeared),
             lost=lost,
         )
 
-    def _associate(
-        self, found: Sequence[Detection], boxes: NDArray[np.float64], reach: float
-    ) -> list[tuple[int, int]]:
+    def _advance(self, captured_ns: int) -> tuple[tuple[Track, ...], float]:
+        """Let time pass until `captured_ns`: the tracks that ended by it, and how many seconds it was."""
+        before_ns = self._now_ns
+        if not self._objects or before_ns - captured_ns > self._lost_ns:
+            self._now_ns = captured_ns
+            return self._drop([True] * len(self._objects)), 0.0
+        self._now_ns = max(before_ns, captured_ns)
+        lost = self._drop([self._now_ns - one.seen_ns > self._lost_ns for one in self._objects])
+        seconds = (self._now_ns - before_ns) / 1e9
+        self._motion.predict(seconds, [one.missing for one in self._objects])
+        return lost, seconds
+
+    def _associate(self, found: Sequence[Detection], boxes: NDArray[np.float64], reach: float) -> list[tuple[int, int]]:
         """Pairs (column of an object, row of a box): the paper's algorithm 1, then objects that are not confirmed.
 
         These have no course yet, so their boxes and those found are enlarged by `reach`, in heights, before they are
@@ -332,93 +327,10 @@ def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.
 def _enlarged(boxes: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     """N×4 corners, moved out by `share` of each box's height."""
     by = share * (boxes[:, 3:] - boxes[:, 1:2])
-    return boxes + by * np.array([-1.0, -1.0, 1.0, 1.0])
+    larger: NDArray[np.float64] = boxes + by * np.array([-1.0, -1.0, 1.0, 1.0])
+    return larger
 
 
 def _is_box(box: Box) -> bool:
     x0, y0, x1, y1 = box
     return x1 - x0 >= _LEAST and y1 - y0 >= _LEAST and min(x0, y0) > -_FAR and max(x1, y1) < _FAR
-
-
-def assign(edges: Iterable[Edge]) -> list[tuple[int, int]]:
-    """Pairs (row, column), none used twice, of the largest total weight.
-
-    Rows and columns that share no possible pair do not influence each other, so each connected group is solved by
-    itself; a group of one pair is the pair. Greedy choice would not do: two people who cross share their best box.
-    """
-    rows: dict[int, dict[int, float]] = {}
-    columns: dict[int, list[int]] = {}
-    for row, column, weight in edges:
-        rows.setdefault(row, {})[column] = weight
-        columns.setdefault(column, []).append(row)
-    pairs: list[tuple[int, int]] = []
-    solved: set[int] = set()
-    for row, reach in rows.items():
-        if row in solved:
-            continue
-        if len(reach) == 1 and len(columns[column := next(iter(reach))]) == 1:
-            pairs.append((row, column))
-            continue
-        group_rows, group_columns = _group(row, rows, columns)
-        solved.update(group_rows)
-        upright = len(group_rows) <= len(group_columns)
-        near, far = (group_rows, group_columns) if upright else (group_columns, group_rows)
-        # A pair that is not possible weighs 0, which is what leaving both alone weighs.
-        weights = [[rows[a if upright else b].get(b if upright else a, 0.0) for b in far] for a in near]
-        found = [(near[a], far[b]) if upright else (far[b], near[a]) for a, b in enumerate(_heaviest(weights))]
-        pairs += [(one, other) for one, other in found if other in rows[one]]
-    return pairs
-
-
-def _group(row: int, rows: dict[int, dict[int, float]], columns: dict[int, list[int]]) -> tuple[list[int], list[int]]:
-    """The rows and columns that are connected with `row`, in the order they are reached."""
-    group_rows, group_columns = {row: None}, dict.fromkeys(rows[row])
-    waiting = list(group_columns)
-    while waiting:
-        for other in columns[waiting.pop()]:
-            if other not in group_rows:
-                group_rows[other] = None
-                fresh = [column for column in rows[other] if column not in group_columns]
-                group_columns.update(dict.fromkeys(fresh))
-                waiting += fresh
-    return list(group_rows), list(group_columns)
-
-
-def _heaviest(weights: Sequence[Sequence[float]]) -> list[int]:
-    """For each row of `weights` (no more rows than columns) its column in the assignment of the largest total.
-
-    The Hungarian method by shortest augmenting paths (Kuhn 1955; Jonker and Volgenant, *A shortest augmenting path
-    algorithm for dense and sparse linear assignment problems*, 1987): rows are added one by one; prices keep every
-    reduced cost at 0 or more, so Dijkstra finds the cheapest change of what was given away before. O(rows² · columns).
-    """
-    count, width = len(weights), len(weights[0])
-    row_price, column_price = [0.0] * count, [0.0] * width
-    owner = [-1] * width
-    for start in range(count):
-        distance, before = [math.inf] * width, [-1] * width
-        visited: list[int] = []
-        free = set(range(width))
-        row, column, shortest = start, -1, 0.0
-        while row >= 0:
-            line, base = weights[row], shortest - row_price[row]
-            nearest, following = math.inf, -1
-            for other in free:
-                length = base - line[other] - column_price[other]
-                if length < distance[other]:
-                    distance[other], before[other] = length, column
-                if distance[other] < nearest:
-                    nearest, following = distance[other], other
-            shortest, column = nearest, following
-            free.discard(column)
-            visited.append(column)
-            row = owner[column]
-        row_price[start] += shortest
-        for other in visited[:-1]:
-            row_price[owner[other]] += shortest - distance[other]
-            column_price[other] -= shortest - distance[other]
-        while column >= 0:
-            previous = before[column]
-            owner[column] = owner[previous] if previous >= 0 else start
-            column = previous
-    by_row = {row: column for column, row in enumerate(owner)}
-    return [by_row[row] for row in range(count)]

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from edgerun.polygon import check_polygon
 from edgerun.scene.track import Track
 from edgerun.types import SceneEvent
 
 Point = tuple[float, float]
 
 _TINY = 1e-9
-_PIXELS = 4.0
-"""Coordinates beyond this many frames are not meant as shares of the frame."""
 _SLACK = 1 / 20
 """How far outside an object must be to have left, in heights of its box: the deviation the tracker takes a detected
 edge to have (DeepSORT), so that a box that trembles on the border stays inside."""
@@ -42,21 +41,6 @@ def check_zone(zone: Zone) -> None:
     if zone.dwell_s is not None and not (math.isfinite(zone.dwell_s) and zone.dwell_s > 0):
         raise ValueError(f"dwell_s is {zone.dwell_s:g}: it must be a number of seconds above 0")
     check_polygon(zone.polygon)
-
-
-def check_polygon(polygon: Sequence[Point]) -> None:
-    """Raises `ValueError` with what is wrong: what has no area within the frame could never hold anything."""
-    if len(polygon) < 3:
-        raise ValueError(f"a polygon needs at least 3 points, this one has {len(polygon)}")
-    if not all(math.isfinite(value) for point in polygon for value in point):
-        raise ValueError("a coordinate is not a finite number")
-    far = next((value for point in polygon for value in point if abs(value) > _PIXELS), None)
-    if far is not None:
-        raise ValueError(f"a coordinate is {far:g}: they are shares of the frame (0 to 1), not pixels")
-    if _is_flat(polygon):
-        raise ValueError("the polygon has no area: its points lie on a line")
-    if not _touches_frame(polygon):
-        raise ValueError("the polygon lies wholly outside the frame, which is 0 to 1 in x and y")
 
 
 class ZoneWatch:
@@ -179,40 +163,3 @@ def is_inside(point: Point, polygon: Sequence[Point], slack: float = 0.0) -> boo
 
 def _edges(polygon: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
     return itertools.pairwise((*polygon, polygon[0]))
-
-
-def _is_flat(polygon: Sequence[Point]) -> bool:
-    """Whether nothing lies inside: the signed area is 0, and not because two halves of a crossing line cancel out."""
-    area = sum(ax * by - bx * ay for (ax, ay), (bx, by) in _edges(polygon)) / 2
-    if abs(area) > _TINY:
-        return False
-    edges = list(_edges(polygon))
-    return not any(_cross(*one, *other) for one, other in itertools.combinations(edges, 2))
-
-
-def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Whether a–b and c–d cross at a point inside both."""
-    return _side(a, b, c) * _side(a, b, d) < -(_TINY**2) and _side(c, d, a) * _side(c, d, b) < -(_TINY**2)
-
-
-def _side(a: Point, b: Point, c: Point) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-
-
-def _touches_frame(polygon: Sequence[Point]) -> bool:
-    """Whether some part of the polygon lies within the open square 0..1: an edge enters it, or it surrounds it."""
-    return any(_enters_frame(a, b) for a, b in _edges(polygon)) or is_inside((0.5, 0.5), polygon)
-
-
-def _enters_frame(a: Point, b: Point) -> bool:
-    """Clip a–b to the square (Liang and Barsky 1984) and see whether the middle of what is left lies inside it."""
-    first, last = 0.0, 1.0
-    for start, step in ((a[0], b[0] - a[0]), (a[1], b[1] - a[1])):
-        if step == 0:
-            continue
-        low, high = sorted((-start / step, (1 - start) / step))
-        first, last = max(first, low), min(last, high)
-    if first >= last:
-        return False
-    middle = (first + last) / 2
-    return all(_TINY < a[axis] + middle * (b[axis] - a[axis]) < 1 - _TINY for axis in (0, 1))

@@ -11,12 +11,18 @@ import numpy as np
 from edgerun.capture.synthetic import Pattern
 from edgerun.clock import Clock, SystemClock
 from edgerun.ports import SourceContext
+from edgerun.wake import Wake
 
 
 def context(
-    clock: Clock | None = None, *, as_fast: bool = False, loop: bool = False, stop: threading.Event | None = None
+    clock: Clock | None = None,
+    *,
+    as_fast: bool = False,
+    loop: bool = False,
+    stop: threading.Event | None = None,
+    wake: Wake | None = None,
 ) -> SourceContext:
-    return SourceContext("dock", clock or SystemClock(), stop or threading.Event(), as_fast, loop)
+    return SourceContext("dock", clock or SystemClock(), stop or threading.Event(), as_fast, loop, wake)
 
 
 def write_video(path: Path, frames: int, fps: float = 10.0, size: tuple[int, int] = (160, 96)) -> Path:

@@ -104,7 +104,7 @@ def test_a_cut_jpeg_is_refused_and_one_with_a_trailer_is_not() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
     jpeg = bytes(cv2.imencode(".jpg", noise)[1])
     for whole in (jpeg, jpeg + b"\x00" * 10, jpeg + b"a phone's own trailer " * 20):
-        assert decode_picture(cv2, whole, None, "here").shape == (96, 160, 3)
+        assert decode_picture(cv2, whole, None, "here")[0].shape == (96, 160, 3)
     for cut in (jpeg[:-2], jpeg[:-100], jpeg[: len(jpeg) // 2]):
         with pytest.raises(FrameError, match="cut short") as raised:
             decode_picture(cv2, cut, None, "here")

@@ -12,6 +12,7 @@ from edgerun.capture.auth import authorization
 from edgerun.capture.mjpeg import MjpegSource, Options
 from edgerun.capture.stamp import read_stamp
 from edgerun.errors import FrameError, SourceError
+from edgerun.types import NOT_YET
 from tests.capture.scenes import context, write_video
 from tests.emulators import start
 
@@ -43,10 +44,12 @@ def _numbers(source: MjpegSource, count: int) -> list[int]:
         ("--boundary", "boundary=--edgerun-frame"),
         ("--redirect",),
         ("--burst",),
+        ("--pile", 100),
+        ("--pile", 100, "--no-content-length"),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_every_frame_comes_once_and_in_order(flags: tuple[str, ...]) -> None:
+def test_every_frame_comes_once_and_in_order(flags: tuple[object, ...]) -> None:
     with start("mjpeg", *_SMALL, *flags) as camera:
         source = _open(camera.url)
         assert _numbers(source, 30) == list(range(30))
@@ -280,3 +283,58 @@ def test_what_piles_up_for_a_slow_reader_is_bounded() -> None:
                 sent += camera.send(b"x" * 4096)
             assert 0 < sent < 2**19
         opened[0].close()
+
+
+@pytest.mark.parametrize("lie", [-40, 40, 5000])
+def test_a_camera_that_lies_about_content_length_costs_frames_but_not_the_stream(lie: int) -> None:
+    with start("mjpeg", *_SMALL, "--lie", lie) as camera:
+        source = _open(camera.url)
+        good, last = 0, -1
+        for _ in range(30):
+            assert source.grab() is not None
+            try:
+                stamp = read_stamp(source.retrieve(None))
+            except FrameError:
+                continue
+            if stamp is not None:
+                assert stamp[0] > last
+                good, last = good + 1, stamp[0]
+        assert good >= 10
+        source.close()
+
+
+def test_frames_that_piled_up_are_dated_when_they_came() -> None:
+    """The reader was away: what it then finds is as old as it is."""
+    with start("mjpeg", *_SMALL) as camera:
+        source = _open(camera.url)
+        first = source.grab()
+        assert first is not None
+        clock = context().clock
+        away_until = clock.mono_ns() + 300_000_000
+        threading.Event().wait((away_until - clock.mono_ns()) / 1e9)
+        late = []
+        while (grab := source.grab(clock.mono_ns())) is not NOT_YET:
+            assert grab is not None
+            late.append((grab.captured_ns, read_stamp(source.retrieve(None))))
+        assert len(late) > 5
+        assert late[0][0] < away_until - 200_000_000
+        assert all(stamp is not None and stamp[1] <= captured for captured, stamp in late)
+        assert [c for c, _ in late] == sorted(c for c, _ in late)
+        source.close()
+
+
+def test_tls_frames_that_were_decrypted_already_are_not_waited_for(tmp_path: Path) -> None:
+    cert, key = _certificate(tmp_path)
+    with start("mjpeg", "--size", "160x96", "--pile", 20, "--tls", cert, key) as camera:
+        source = _open(camera.url, tls_verify=False)
+        assert _numbers(source, 40) == list(range(40))
+        source.close()
+
+
+def test_a_silent_camera_is_noticed_in_small_steps_too() -> None:
+    with start("mjpeg", *_SMALL, "--silent-after", 2) as camera:
+        source, clock = _open(camera.url, read_timeout_s=0.4), context().clock
+        with pytest.raises(SourceError, match="timed out waiting for data"):
+            for _ in range(10_000):
+                source.grab(clock.mono_ns() + 5_000_000)
+        source.close()

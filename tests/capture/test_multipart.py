@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.capture.http import Dechunker
-from edgerun.capture.multipart import JpegWalk, MultipartParser, boundary_of
+from edgerun.capture.jpeg import JpegWalk
+from edgerun.capture.multipart import MultipartParser, boundary_of
 from edgerun.errors import SourceError
 
 
@@ -48,8 +49,8 @@ def _parse(body: bytes, cuts: list[int], boundary: str = "frame") -> list[bytes]
     edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
     for begin, end in itertools.pairwise(edges):
         parser.feed(body[begin:end])
-        while (part := parser.next()) is not None:
-            found.append(part)
+        while parser.next():
+            found.append(bytes(parser.held))
     return found
 
 
@@ -87,9 +88,10 @@ def test_garbage_is_waited_for_or_refused_but_never_a_crash(body: bytes, cuts: l
 def test_a_jpeg_without_length_is_there_with_its_last_byte() -> None:
     parser = MultipartParser("frame")
     parser.feed(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + JPEGS[3][:-1])
-    assert parser.next() is None
+    assert not parser.next()
     parser.feed(JPEGS[3][-1:])
-    assert parser.next() == JPEGS[3]
+    assert parser.next()
+    assert parser.held == JPEGS[3]
 
 
 @pytest.mark.parametrize("jpeg", JPEGS)
@@ -128,8 +130,9 @@ def test_parts_that_are_no_pictures_are_passed_over() -> None:
 def test_the_closing_boundary_ends_it() -> None:
     parser = MultipartParser("frame")
     parser.feed(_body([JPEGS[0]], True)[: -len(b"\r\n")] + b"--\r\n")
-    assert parser.next() == JPEGS[0]
-    assert parser.next() is None
+    assert parser.next()
+    assert parser.held == JPEGS[0]
+    assert not parser.next()
     assert parser.ended
 
 
@@ -182,3 +185,35 @@ def test_dechunking_any_cutting_gives_the_body(pieces: list[bytes], cuts: list[i
 def test_damaged_chunks_are_refused(wire: bytes) -> None:
     with pytest.raises(SourceError, match="chunk header"):
         Dechunker().feed(wire)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 300_000), min_size=1, max_size=12), st.integers(1, 65536))
+def test_the_held_picture_outlives_whatever_is_read_behind_it(sizes: list[int], step: int) -> None:
+    """Also while the buffer is moved together and grows; what is missing is never more than what will come."""
+    body = _body([bytes([i]) * size for i, size in enumerate(sizes)], True)
+    parser, found, at = MultipartParser("frame"), [], 0
+    while at < len(body):
+        while parser.next():
+            found.append(len(parser.held))
+        held = bytes(parser.held)
+        assert 1 <= parser.missing <= len(body) - at
+        room = parser.room()
+        piece = body[at : at + min(step, len(room))]
+        room[: len(piece)] = piece
+        parser.filled(len(piece))
+        at += len(piece)
+        assert parser.held == held
+        assert parser.received == at
+    while parser.next():
+        found.append(len(parser.held))
+    assert found == sizes
+
+
+def test_a_picture_says_where_in_the_body_it_ended() -> None:
+    parser = MultipartParser("frame")
+    body = _body(JPEGS[:2], True)
+    parser.feed(body)
+    for jpeg in JPEGS[:2]:
+        assert parser.next()
+        assert parser.held_end == body.index(jpeg) + len(jpeg)

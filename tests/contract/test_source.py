@@ -14,6 +14,8 @@ from edgerun.capture.camera import CameraSource
 from edgerun.capture.stamp import read_stamp
 from edgerun.ports import Source, SourceContext
 from edgerun.registry import BUILTIN, resolve
+from edgerun.types import NOT_YET, Grab, View
+from edgerun.wake import Wake
 from tests.capture.scenes import context, write_pictures, write_video
 from tests.emulators import start
 
@@ -153,6 +155,103 @@ def test_stop_ends_a_wait_of_another_thread(opener: Opener) -> None:
     stop.set()
     assert ended.wait(20)
     thread.join()
+
+
+@pytest.fixture
+def wake() -> Iterator[Wake]:
+    made = Wake()
+    yield made
+    made.close()
+
+
+def _held_until_not_yet(source: Source) -> int:
+    """Grab until nothing more is there; returns how many frames came."""
+    clock = context().clock
+    assert source.grab() is not None
+    count = 1
+    while (grab := source.grab(clock.mono_ns())) is not NOT_YET:
+        assert grab is not None
+        count += 1
+    return count
+
+
+def test_a_held_frame_can_be_retrieved_after_not_yet(source: Source) -> None:
+    if not source.holds:
+        pytest.skip("this source does not hold an undecoded frame")
+    grab = source.grab()
+    assert grab is not None
+    newest = source.retrieve(None)
+    while (later := source.grab(context().clock.mono_ns())) is not NOT_YET:
+        assert later is not None
+        newest = source.retrieve(None)
+    assert np.array_equal(source.retrieve(None), newest)
+    assert source.grab() is not NOT_YET  # without a time it waits
+
+
+def test_a_source_that_does_not_hold_ignores_until(source: Source) -> None:
+    if source.holds:
+        pytest.skip("this source holds")
+    assert isinstance(source.grab(0), Grab)
+    assert source.grab(0) is not NOT_YET
+
+
+def test_wake_ends_a_wait_and_the_frame_is_still_there(opener: Opener, wake: Wake) -> None:
+    opened = opener(context(wake=wake))
+    if not opened.holds:
+        opened.close()
+        pytest.skip("this source does not hold an undecoded frame")
+    far = context().clock.mono_ns() + 3_600_000_000_000
+    _held_until_not_yet(opened)
+    kept = opened.retrieve(None)
+    wake.set()
+    while (grab := opened.grab(far)) is not NOT_YET:  # frames that came meanwhile are given first
+        assert grab is not None
+        kept = opened.retrieve(None)
+    assert np.array_equal(opened.retrieve(None), kept)
+    wake.clear()
+    assert opened.grab(far) not in (None, NOT_YET)
+    opened.close()
+
+
+def test_stop_with_wake_ends_a_wait_for_good(opener: Opener, wake: Wake) -> None:
+    stop, far = threading.Event(), context().clock.mono_ns() + 3_600_000_000_000
+    opened = opener(context(stop=stop, wake=wake))
+    assert opened.grab() is not None
+    ended: list[Grab | None] = []
+
+    def body() -> None:
+        while (grab := opened.grab(far)) is not None:
+            ended[:] = [grab]
+        ended[:] = [None]
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    stop.set()
+    wake.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert ended == [None]
+    opened.close()
+
+
+def test_views_and_the_size_as_captured(source: Source) -> None:
+    source.grab()
+    whole = source.retrieve(None)
+    size = (whole.shape[1], whole.shape[0])
+    assert source.frame_size == size
+    for enough in ((1, 1), (size[0] // 4, 1), (1, size[1] // 2), size, (size[0] * 2, 1)):
+        picture = source.retrieve(None, View(enough)) if source.holds else whole
+        assert picture.shape[2] == 3
+        assert picture.shape[1] >= min(enough[0], size[0])
+        assert picture.shape[0] >= min(enough[1], size[1])
+        assert source.frame_size == size
+    if source.holds:
+        grey = source.retrieve(None, View(enough=(8, 8), grey=True))
+        assert grey.ndim == 2
+        assert source.frame_size == size
+        out = np.zeros(grey.shape, np.uint8)
+        assert source.retrieve(out, View(enough=(8, 8), grey=True)) is out
+        assert np.array_equal(out, grey)
 
 
 def test_close_is_idempotent(opener: Opener) -> None:

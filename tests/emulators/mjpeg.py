@@ -30,6 +30,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-content-length", action="store_true")
     parser.add_argument("--chunked", action="store_true")
     parser.add_argument("--burst", action="store_true", help="pause 450 ms, then flood what was due")
+    parser.add_argument("--pile", type=int, default=0, help="pause 500 ms, then send this many at once, over and over")
+    parser.add_argument("--lie", type=int, default=0, help="Content-Length is off by this much, at every third frame")
     parser.add_argument("--content-type", help="answer with this instead of multipart, and one frame")
     parser.add_argument("--boundary", default=f"boundary={_BOUNDARY}", help="the parameter as announced")
     parser.add_argument("--delimiter", default=f"--{_BOUNDARY}", help="the delimiter as sent")
@@ -79,6 +81,8 @@ class Camera:
             due = began + number / args.fps
             if args.burst:  # a Wi-Fi that delivers twice a second
                 due = began + 0.45 * (int((due - began) / 0.45) + 1)
+            if args.pile:
+                due = began + 0.5 * (number // args.pile + 1)
             time.sleep(max(0.0, due - time.monotonic()))
             jpeg = next(pictures)  # made now, so that its stamp is the moment of sending
             if number == args.half_frame_at:
@@ -86,7 +90,7 @@ class Camera:
                 return
             if number == args.silent_after:
                 threading.Event().wait()
-            self._send(self._part(jpeg))
+            self._send(self._part(jpeg, args.lie if number % 3 == 2 else 0))
             if args.frames and number + 1 == args.frames:
                 self._send(b"")
                 return
@@ -99,8 +103,8 @@ class Camera:
                 jpeg = b"not a picture" * 100
             yield b"" if number == self.args.empty_at else jpeg
 
-    def _part(self, jpeg: bytes) -> bytes:
-        length = "" if self.args.no_content_length else f"Content-Length: {len(jpeg)}\r\n"
+    def _part(self, jpeg: bytes, lie: int = 0) -> bytes:
+        length = "" if self.args.no_content_length else f"Content-Length: {len(jpeg) + lie}\r\n"
         head = f"Content-Type: image/jpeg\r\n{length}\r\n".encode()
         return head + jpeg + f"\r\n{self.args.delimiter}\r\n".encode()
 

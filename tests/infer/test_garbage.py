@@ -25,8 +25,8 @@ from tests.real_models import ROOT, model_file
 CALL_BYTES = 1500
 """Lists, views and numbers of one call: objects without array data."""
 
-GROWN_BYTES = 16384
-"""Caches that the runtimes fill slowly; arrays left behind would come to 200 times their size."""
+GROWN_BYTES = 64 * 1024
+"""CPython keeps up to 2000 freed tuples of each length; arrays left behind would come to 200 times their size."""
 
 
 def tflite(name: str, batch: int = 1) -> TfliteEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgerun.types import Tensor
 from tests.infer import onnx_models
 from tests.real_models import ROOT, model_file
 
+TFLITE_RUNTIME = importlib.util.find_spec("tflite_runtime") is not None and np.__version__.startswith("1.")
 FLOAT = TensorProto.FLOAT
 ARRAY = np.ndarray[Any, Any]
 
@@ -63,6 +65,17 @@ def test_any_number_of_rows_gives_what_single_pictures_give(name: str) -> None:
                 assert np.allclose(
                     expected[0].astype(float), got[row].astype(float), atol=1 if got.itemsize == 1 else 1e-4
                 )
+
+
+@pytest.mark.skipif(not TFLITE_RUNTIME, reason="tflite-runtime needs numpy 1 and Python up to 3.11")
+def test_tflite_runtime_takes_several_too_and_is_tried_in_a_child_first() -> None:
+    context = EngineContext(model_file("image_classification.tflite"), "m", batch=3)
+    engine = TfliteEngine(TfliteOptions("tflite-runtime"), context)
+    for rows in (3, 1, 2):
+        assert engine.infer((pictures(engine, rows),))[0].shape == (rows, 10)
+    folded = EngineContext(model_file("face_detection_short_range.tflite"), "m", batch=2)
+    with pytest.raises(ModelError, match="cannot infer 2 pictures at once"):
+        TfliteEngine(TfliteOptions("tflite-runtime"), folded)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0_int8.tflite", "ssd"])

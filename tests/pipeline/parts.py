@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -13,14 +13,16 @@ from edgerun.clock import Clock, SystemClock
 from edgerun.errors import FrameError, SourceError
 from edgerun.pipeline.cache import ResultCache
 from edgerun.pipeline.capture import Capture, OpenSource
-from edgerun.pipeline.ending import Delivery
+from edgerun.pipeline.ending import Delivery, Ending
 from edgerun.pipeline.gating import GatePlan
 from edgerun.pipeline.intake import Intake
 from edgerun.pipeline.lane import Lane, LanePlan
 from edgerun.pipeline.notice import NoticeBoard
+from edgerun.pipeline.overlap import OverlappedWorker
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
-from edgerun.pipeline.worker import Batching, Worker
+from edgerun.pipeline.turns import Batching, Turns
+from edgerun.pipeline.worker import Worker
 from edgerun.ports import Engine, Sink
 from edgerun.slot import Outbox
 from edgerun.types import (
@@ -121,8 +123,8 @@ class NumberPreprocess:
         self._tensor[row] = image.reshape(-1)[:4]
         return self._tensor[row : row + 1], Placement()
 
-    def batch(self, rows: int) -> Tensor:
-        return self._tensor[:rows]
+    def batch(self, rows: int, first: int = 0) -> Tensor:
+        return self._tensor[first : first + rows]
 
 
 class EchoEngine:
@@ -184,9 +186,10 @@ def _opener(open_source: Callable[[threading.Event], Any]) -> OpenSource:
 def build(
     sources: dict[str, Callable[[threading.Event], Any]],
     *,
-    gate: GatePlan | None = None,
+    gates: Mapping[str, GatePlan] | None = None,
     batching: Batching | None = None,
     cache: ResultCache | None = None,
+    overlapped: bool = False,
     engine: Engine | None = None,
     sinks: Sequence[Sink] = (),
     clock: Clock | None = None,
@@ -203,21 +206,14 @@ def build(
     captures = []
     for name, open_source in sources.items():
         lane = Lane(LanePlan(stream=name, decoder=NumberDecoder(), **plan), ready, cache)
-        intake = Intake([lane], clock, gate=gate, keep_pictures=keep_pictures)
+        intake = Intake([lane], clock, gate=(gates or {}).get(name), keep_pictures=keep_pictures)
         captures.append(Capture(name, _opener(open_source), intake, clock, notices, stood_still=stood_still))
     lanes = [lane for capture in captures for lane in capture.lanes]
-    worker = Worker(
-        "echo",
-        engine or EchoEngine(),
-        NumberPreprocess(batching.most if batching else 1),
-        ModelInfo("echo", "1", "cpu"),
-        lanes,
-        ready,
-        outbox,
-        clock,
-        keep_pictures=keep_pictures,
-        batching=batching,
-    )
+    batching = batching or Batching()
+    turns = Turns(lanes, ready, clock, batching)
+    ending = Ending(ModelInfo("echo", "1", "cpu"), outbox, clock, keep_pictures=keep_pictures)
+    kind = OverlappedWorker if overlapped else Worker
+    worker = kind("echo", engine or EchoEngine(), NumberPreprocess(2 * batching.most), turns, ending, clock)
     publisher = Publisher(outbox, sinks, clock, "0123abcd")
     pipeline = Pipeline(captures, [worker], publisher, outbox, clock, notices)
     pipeline.notices = notices  # type: ignore[attr-defined]

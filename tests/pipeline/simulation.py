@@ -28,6 +28,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from edgerun.pipeline.demand import (
     Estimate,
@@ -148,14 +149,15 @@ def newest_first_bound(arrivals: Sequence[int], service_ns: int, decode_ns: int)
     return residual + decode_ns + service_ns
 
 
-def ideal(stream: Stream, seed: int = 1) -> Outcome:
-    """The clairvoyant server of the docstring on a stream of its own."""
+def ideal(stream: Stream, *, cores: int = 2, seed: int = 1) -> Outcome:
+    """The clairvoyant server of the docstring on a stream of its own; on one core it decodes between inferences."""
+    ahead_ns = stream.decode_ns if cores > 1 else 0
     draw = _services(stream, seed)
     done = Outcome()
     free_ns, next_frame = 0, 0
     arrivals = stream.arrivals
     while next_frame < len(arrivals):
-        begins_ns = max(free_ns - stream.decode_ns, arrivals[next_frame])
+        begins_ns = max(free_ns - ahead_ns, arrivals[next_frame])
         newest = next_frame
         while newest + 1 < len(arrivals) and arrivals[newest + 1] <= begins_ns:
             newest += 1
@@ -380,7 +382,7 @@ class LatestSlot:
             lane.outcome.decodes += 1
             if lane.stream.hangs_from is not None and index >= lane.stream.hangs_from:
                 return
-            self._machine.work(lane.stream.decode_ns, lambda: self._decoded(arrival_ns, began_ns))
+            self._machine.work(lane.stream.decode_ns, partial(self._decoded, arrival_ns, began_ns))
             return
 
     def _wants(self, arrival_ns: int) -> bool:
@@ -406,12 +408,14 @@ class NotHolding(LatestSlot):
     def __init__(self, machine: Machine, lane: Lane, server: Server, cores: int) -> None:
         super().__init__(machine, lane, server, cores)
         self._gaps = Gaps()
+        self._stamps: dict[int, int] = {}
 
     def _wants(self, arrival_ns: int) -> bool:
         stamp_ns = self._lane.stream.stamped(arrival_ns)
         self._gaps.add(stamp_ns)
+        self._stamps[arrival_ns] = stamp_ns
         wanted_ns = self._lane.wanted_at_ns
-        in_slot_ns = self._lane.slot[0] if self._lane.slot else None
+        in_slot_ns = self._stamps[self._lane.slot[0]] if self._lane.slot else None
         return worth_retrieving(
             self._machine.now_ns, stamp_ns, wanted_ns, self._decode.value_ns, self._gaps, in_slot_ns
         )
@@ -437,12 +441,12 @@ def queue(size: int, drops_oldest: bool) -> type[LatestSlot]:
 Policy = type[Holding] | type[LatestSlot]
 
 POLICIES: dict[str, Policy] = {
-    "held": Holding,
-    "not held": NotHolding,
+    "edgerun, held": Holding,
+    "edgerun, not held": NotHolding,
     "latest slot": LatestSlot,
-    "drop oldest, 4": queue(4, True),
-    "drop newest, 4": queue(4, False),
-    "unbounded": queue(0, False),
+    "queue of 4, drops oldest": queue(4, True),
+    "queue of 4, drops newest": queue(4, False),
+    "unbounded queue": queue(0, False),
 }
 
 
@@ -454,6 +458,24 @@ def simulate(streams: Sequence[Stream], policy: Policy, *, cores: int = 2, seed:
     for lane in lanes:
         capture = policy(machine, lane, server, cores)
         for i, arrival_ns in enumerate(lane.stream.arrivals):
-            machine.at(arrival_ns, lambda capture=capture, i=i, at=arrival_ns: capture.arrive(i, at))
+            machine.at(arrival_ns, partial(capture.arrive, i, arrival_ns))
     machine.run()
     return [lane.outcome for lane in lanes]
+
+
+# -- the grid of tests, figure and table ------------------------------------------------------------------------------
+
+INTERVAL_NS = 33 * MS
+DECODE_NS = 4 * MS
+RATIOS = (0.3, 0.6, 1.0, 1.5, 3.0, 10.0)
+"""Service time in camera intervals."""
+
+
+def cameras(frames: int) -> dict[str, list[int]]:
+    """Those of the grid, by name."""
+    return {
+        "periodic": periodic(INTERVAL_NS, frames),
+        "jittery": jittery(INTERVAL_NS, frames, seed=1),
+        "uneven": uneven(INTERVAL_NS, frames, seed=1),
+        "bursty": bursty(INTERVAL_NS, frames, seed=1),
+    }

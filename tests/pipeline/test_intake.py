@@ -62,11 +62,19 @@ class Verdicts:
         return Motion(0.1, self._left.pop(0), self._box)
 
 
+class RunningClock(FakeClock):
+    """Time passes whenever somebody looks."""
+
+    def mono_ns(self) -> int:
+        self.advance(1e-6)
+        return super().mono_ns()
+
+
 class Scene:
     """One stream's intake and lanes, driven step by step."""
 
     def __init__(self, *, lanes: int = 1, cache: ResultCache | None = None, plan: Any = None, **more: Any) -> None:
-        self.clock = FakeClock()
+        self.clock = RunningClock() if more.pop("running", False) else FakeClock()
         source = {key: more.pop(key) for key in ("holds", "lossless", "decode_ms") if key in more}
         self.source = PictureSource(self.clock, **source)
         plan = plan or {}
@@ -100,8 +108,9 @@ class Scene:
         return frame
 
 
-def test_a_waiting_worker_gets_the_frame_at_once() -> None:
-    scene = Scene()
+@pytest.mark.parametrize("running", [False, True])
+def test_a_waiting_worker_gets_the_frame_at_once(running: bool) -> None:
+    scene = Scene(running=running)
     scene.frame()
     assert scene.taken().stamp.seq == 0
     assert scene.intake.hold_until_ns() is None

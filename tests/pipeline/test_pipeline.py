@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 
 from edgerun.clock import FakeClock, SystemClock
 from edgerun.errors import EngineError, StageError
+from edgerun.pipeline.gating import GatePlan
 from edgerun.pipeline.notice import StreamNotice, ThreadDied, ThreadEnded
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.pulse import Pulse
+from edgerun.pipeline.turns import Batching
+from edgerun.types import Motion
 from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, build
 
 CLOCK = SystemClock()
@@ -33,6 +37,16 @@ class Always(dict[int, Any]):
 
     def get(self, number: int, default: Any = None) -> Any:
         return self._act
+
+
+class Cycle:
+    """A gate that repeats its verdicts."""
+
+    def __init__(self, verdicts: list[bool]) -> None:
+        self._verdicts = itertools.cycle(verdicts)
+
+    def look(self, grey: Any, captured_ns: int) -> Motion:
+        return Motion(0.0, next(self._verdicts))
 
 
 def notices_until(pipeline: Pipeline, wanted: Callable[[Any], bool]) -> list[Any]:
@@ -59,9 +73,18 @@ def labels(sink: ListSink, stream: str = "a") -> list[int]:
     return [p.result.answer.classes[0].class_id for p in sink.got if p.result.stamp.stream == stream]
 
 
-def test_a_lossless_source_loses_nothing_and_keeps_its_order() -> None:
+WORKERS = (
+    {},
+    {"batching": Batching(4, 2_000_000)},
+    {"overlapped": True},
+    {"overlapped": True, "batching": Batching(3, 0)},
+)
+
+
+@pytest.mark.parametrize("how", WORKERS, ids=str)
+def test_a_lossless_source_loses_nothing_and_keeps_its_order(how: dict[str, Any]) -> None:
     sink = ListSink()
-    pipeline = build({"a": source(frames=500, lossless=True)}, sinks=[sink], outbox_size=2)
+    pipeline = build({"a": source(frames=500, lossless=True)}, sinks=[sink], outbox_size=2, **how)
     pipeline.start()
     notices_until(pipeline, ended("worker:echo"))
     assert pipeline.stop(10) == []
@@ -71,17 +94,24 @@ def test_a_lossless_source_loses_nothing_and_keeps_its_order() -> None:
     assert_conserved(pipeline)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
+    how=st.sampled_from(WORKERS),
     streams=st.integers(1, 3),
+    moving=st.sampled_from([None, [True], [True, False, False]]),
     stop_after=st.integers(1, 60),
     stall_every=st.integers(1, 20),
     corrupt=st.sets(st.integers(0, 100), max_size=30),
 )
 def test_conservation_at_a_random_stop_under_flood(
-    streams: int, stop_after: int, stall_every: int, corrupt: set[int]
+    how: dict[str, Any],
+    streams: int,
+    moving: list[bool] | None,
+    stop_after: int,
+    stall_every: int,
+    corrupt: set[int],
 ) -> None:
-    """Sources that flood a worker which stalls now and then."""
+    """Sources that flood a worker which stalls now and then, through a gate that opens and shuts."""
     enough = threading.Event()
     gate = threading.Semaphore(0)
     served = [0]
@@ -97,7 +127,12 @@ def test_conservation_at_a_random_stop_under_flood(
     script: dict[int, Any] = dict.fromkeys(corrupt, "corrupt")
     names = [f"s{i}" for i in range(streams)]
     pipeline = build(
-        {name: source(script=dict(script)) for name in names}, engine=EchoEngine(stall), sinks=[sink], outbox_size=3
+        {name: source(script=dict(script)) for name in names},
+        engine=EchoEngine(stall),
+        sinks=[sink],
+        outbox_size=3,
+        gates={name: GatePlan(Cycle(moving), still_ns=10_000_000) for name in names if moving},
+        **how,
     )
     pipeline.start()
     assert enough.wait(30)

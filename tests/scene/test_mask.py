@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgerun.scene.mask import Blackout, check_polygon, coverage
+from edgerun.polygon import check_polygon
+from edgerun.scene.mask import Blackout, coverage
 
 Points = list[tuple[float, float]]
 CORNER = [(0.0, 0.0), (0.3, 0.0), (0.3, 0.2)]
@@ -119,6 +120,11 @@ def test_a_mask_smaller_than_a_pixel_still_hides_it() -> None:
     Blackout([[(0.55, 0.55), (0.551, 0.55), (0.55, 0.551)]]).apply(image)
     assert image[5, 5] == 0
     assert (image == 0).sum() == 1
+
+
+def test_a_mask_as_flat_as_numbers_can_be_does_no_harm() -> None:
+    flat = [(0.0, 0.0), (0.0, 5e-324), (1.0, 0.0)]
+    assert coverage([flat], 4, 4)[1:].sum() == 0
 
 
 def test_what_crosses_itself_is_hidden_in_the_middle_too() -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerun.scene.track import _FRAME_S, Tracker, TrackOptions, Tracks, _Motion, assign
+from edgerun.scene.assign import assign
+from edgerun.scene.track import _FRAME_S, Tracker, TrackOptions, Tracks, _Motion
 from edgerun.types import Box, Detection
 
 SECOND = 1_000_000_000
@@ -162,7 +163,8 @@ def test_time_that_stands_still_or_runs_back_a_little_changes_nothing() -> None:
     assert ids(one.update((seen(0.3),), 10 * SECOND)) == [1]
     back = one.update((seen(0.31),), 9 * SECOND)
     assert ids(back) == [1]
-    assert back.now_ns == 10 * SECOND
+    assert back.current[0] is not None
+    assert back.current[0].seen_ns == 10 * SECOND
     assert ids(one.update((seen(0.31),), 11 * SECOND)) == [1]
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgerun.polygon import check_polygon
 from edgerun.scene.track import Track
-from edgerun.scene.zones import Zone, ZoneWatch, check_polygon, check_zone, is_inside
+from edgerun.scene.zones import Zone, ZoneWatch, check_zone, is_inside
 from edgerun.types import SceneEvent
 
 MS = 1_000_000
@@ -95,6 +96,14 @@ def test_lost_inside_has_left_when_it_was_seen_last() -> None:
     assert [(event.kind, event.zone, event.seconds) for event in left] == [("left", "door", pytest.approx(1.0))]
     assert watch.names(1) == ()
     assert list(watch.forget(standing(0.5, 0.5, 1000))) == []
+    assert not watch._visits, "nothing is kept of who is gone"
+
+
+def test_lost_on_the_way_out_has_left_at_the_first_step_outside() -> None:
+    watch = ZoneWatch([Zone("door", SQUARE)])
+    assert [event.kind for _, event in walk(watch, [(0.5, 0.5)] * 10 + [(0.5, 0.9)])] == ["entered"]
+    (left,) = watch.forget(standing(0.5, 0.9, 1500))
+    assert left.seconds == pytest.approx(1.0)
 
 
 def test_only_the_labels_it_is_for() -> None:
@@ -132,9 +141,9 @@ def test_concave_either_way_round_from_any_corner(
     [
         ((), "at least 3 points, this one has 0"),
         (((0.1, 0.1), (0.9, 0.9)), "at least 3 points, this one has 2"),
-        (((0.1, 0.1), (math.nan, 0.2), (0.3, 0.9)), "not a finite number"),
-        (((0.1, 0.1), (0.5, math.inf), (0.3, 0.9)), "not a finite number"),
-        (((0, 0), (640, 0), (640, 480)), "640: they are shares of the frame"),
+        (((0.1, 0.1), (math.nan, 0.2), (0.3, 0.9)), "is not finite"),
+        (((0.1, 0.1), (0.5, math.inf), (0.3, 0.9)), "is not finite"),
+        (((0, 0), (640, 0), (640, 480)), "points are shares of the frame"),
         (((0.1, 0.1), (0.5, 0.5), (0.9, 0.9)), "no area"),
         (((0.1, 0.1), (0.1, 0.1), (0.1, 0.1)), "no area"),
         (((0.1, 0.1), (0.5, 0.5), (0.9, 0.2), (0.5, 0.5)), "no area"),

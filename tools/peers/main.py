@@ -30,7 +30,7 @@ LIBRARIES = ("ai-edge-litert", "numpy", "opencv-python-headless", "msgspec")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/bench-peers", description=__doc__)
-    parser.add_argument("--seconds", type=float, help="measured of each run (2.5; 1.5 with --quick)")
+    parser.add_argument("--seconds", type=float, help="measured of each run (2; 1 with --quick)")
     parser.add_argument("--rounds", type=int, help="how often everything is repeated (5; 2 with --quick)")
     parser.add_argument("--only", type=_names, help="subjects: " + ",".join(BY_NAME))
     parser.add_argument("--overloads", type=_numbers, help="times the bare loop's rate (0.25,1,3,10; quick 0.25,1,3)")
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "benchmarks")
     parser.add_argument("--render", type=Path, metavar="JSON", help="only write the table of a saved run to stdout")
     args = parser.parse_args(argv)
-    args.seconds = args.seconds or (1.5 if args.quick else 2.5)
+    args.seconds = args.seconds or (1.0 if args.quick else 2.0)
     args.rounds = args.rounds or (2 if args.quick else 5)
     args.overloads = args.overloads or ((0.25, 1.0, 3.0) if args.quick else (0.25, 1.0, 3.0, 10.0))
     if args.free_rounds is None:

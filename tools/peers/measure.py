@@ -73,7 +73,8 @@ def subject(command: list[str], seconds: float, cpus: set[int] | None) -> dict[s
     """Run `command` (`--out` is added) until it has given results for `seconds`; the figures of that window.
 
     `start_s` is from the start of its process to its first result; `pss_mib` the highest of samples of
-    /proc/PID/smaps_rollup, `rss_mib` the kernel's own high-water mark (VmHWM). Raises `Failed`.
+    /proc/PID/smaps_rollup, `rss_mib` the kernel's own high-water mark (VmHWM); `neighbours_s` what other processes
+    took of the subject's CPU meanwhile. Raises `Failed`.
     """
     with tempfile.TemporaryDirectory(prefix="edgerun-peers-") as folder, contextlib.ExitStack() as stack:
         out = Path(folder) / "results.jsonl"
@@ -83,11 +84,13 @@ def subject(command: list[str], seconds: float, cpus: set[int] | None) -> dict[s
         with pinned(cpus):
             process = subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, stdout=files[0], stderr=files[1])
         try:
-            figures = _watch(process, out, seconds)
+            figures = _watch(process, out, seconds, cpus)
         except Failed as failed:
             _end(process)
             raise Failed(f"{failed} {_tail(files[1])}".strip()) from None
         used = _end(process)
+        if used is None:
+            raise Failed(f"ended by itself. {_tail(files[1])}".strip())
         lines = [json.loads(line) for line in out.read_text().splitlines()]
         figures |= _of_window(lines, figures.pop("from_ns"), figures.pop("until_ns"))
         figures["start_s"] = round((lines[0]["ready_ns"] - began_ns) / 1e9, 4)
@@ -98,7 +101,7 @@ def subject(command: list[str], seconds: float, cpus: set[int] | None) -> dict[s
     return figures
 
 
-def _watch(process: subprocess.Popen[bytes], out: Path, seconds: float) -> dict[str, Any]:
+def _watch(process: subprocess.Popen[bytes], out: Path, seconds: float, cpus: set[int] | None) -> dict[str, Any]:
     deadline = time.monotonic() + FIRST_RESULT_S
     while out.stat().st_size == 0:
         if process.poll() is not None:
@@ -108,17 +111,19 @@ def _watch(process: subprocess.Popen[bytes], out: Path, seconds: float) -> dict[
         time.sleep(0.01)
     time.sleep(SETTLE_S)
     from_ns, cpu_ns = time.monotonic_ns(), _cpu_ns(process.pid)
-    pss_kib = _smaps(process.pid)
+    busy_s, pss_kib = _busy_s(cpus), _smaps(process.pid)
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, _LOOK_EVERY_S))
         if process.poll() is not None:
             raise Failed(f"ended with {process.returncode} while it was measured.")
         pss_kib = max(pss_kib, _smaps(process.pid))
+    cpu_s, busy_s = (_cpu_ns(process.pid) - cpu_ns) / 1e9, _busy_s(cpus) - busy_s
     return {
         "from_ns": from_ns,
         "until_ns": time.monotonic_ns(),
-        "cpu_s": round((_cpu_ns(process.pid) - cpu_ns) / 1e9, 4),
+        "cpu_s": round(cpu_s, 4),
+        "neighbours_s": round(max(0.0, busy_s - cpu_s), 3) if cpus else None,
         "pss_mib": round(pss_kib / 1024, 1),
         "rss_mib": round(_status_kib(process.pid, "VmHWM") / 1024, 1),
     }
@@ -171,6 +176,16 @@ def _end(process: subprocess.Popen[bytes]) -> Any:
 def _cpu_ns(pid: int) -> int:
     """CPU time of all threads of a process, to the nanosecond: clock_getcpuclockid(3), as the kernel numbers it."""
     return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def _busy_s(cpus: set[int] | None) -> float:
+    """CPU time that anything took of `cpus` since boot; /proc/stat in proc(5), idle and iowait are the 4th and 5th."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if cpus and name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cpus:
+            ticks += sum(map(int, fields[:8])) - int(fields[3]) - int(fields[4])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _smaps(pid: int) -> int:

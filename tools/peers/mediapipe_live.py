@@ -24,10 +24,10 @@ def main() -> None:
             {
                 "label": one.categories[0].category_name,
                 "score": round(one.categories[0].score, 4),
-                "box": [one.bounding_box.origin_x, one.bounding_box.origin_y]
-                + [one.bounding_box.width, one.bounding_box.height],
+                "box": [box.origin_x, box.origin_y, box.width, box.height],
             }
             for one in result.detections
+            for box in (one.bounding_box,)
         ]
         with one_at_a_time:
             if not tally.stop.is_set():

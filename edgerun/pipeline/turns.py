@@ -1,0 +1,135 @@
+"""Turns: which frames an engine takes next, and what the capture threads are told of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgerun.errors import Closed
+from edgerun.pipeline.demand import Estimate, min_period_ns, pick, plan_turns
+from edgerun.pipeline.ending import Job
+from edgerun.pipeline.lane import Lane
+from edgerun.slot import take_any
+from edgerun.types import Frame
+
+if TYPE_CHECKING:
+    from edgerun.clock import Clock
+
+
+class Batching(msgspec.Struct, frozen=True):
+    """At most `most` frames in one inference; the first waits at most `delay_ns` for the others."""
+
+    most: int = 1
+    delay_ns: int = 0
+
+
+class Turns:
+    """The lanes of one engine, in the order that demand's rules give them. Used by the engine's worker thread.
+
+    `ready` is the condition that all their Slots share.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], ready: threading.Condition, clock: Clock, batching: Batching) -> None:
+        self.lanes = tuple(lanes)
+        self.ready = ready
+        self.batching = batching
+        self._slots = [lane.slot for lane in lanes]
+        self._live = [True] * len(lanes)
+        self._clock = clock
+        self._served_ns = [clock.mono_ns()] * len(lanes)
+        self._weights = [lane.plan.weight for lane in lanes]
+        self._periods_ns = [0] * len(lanes)
+        self._promises = any(lane.plan.min_fps for lane in lanes)
+        self._service = [Estimate() for _ in lanes]
+
+    def gather(self, interrupt: Callable[[], bool] | None = None) -> list[Job]:
+        """The frames of the next inference: one, or as many as come in time; their leases are the caller's.
+
+        None when `interrupt` (asked whenever `ready` is notified) was true first. Raises `Closed` at the end of all
+        lanes. Frames too old for their stream are counted here and go no further.
+        """
+        jobs: list[Job] = []
+        deadline_ns = 0
+        while len(jobs) < self.batching.most:
+            left_s = max(0.0, (deadline_ns - self._clock.mono_ns()) / 1e9) if jobs else None
+            try:
+                taken = take_any(self._slots, self.ready, self._next, self._live, left_s, interrupt)
+            except Closed:
+                if jobs:
+                    return jobs
+                raise
+            if taken is None:
+                break
+            index, frame = taken
+            if frame is None:
+                self._end(index)
+                continue
+            now_ns = self._clock.mono_ns()
+            self._served_ns[index] = now_ns
+            if self._is_too_old(index, frame, now_ns):
+                frame.lease.release()
+                continue
+            if not jobs:
+                deadline_ns = now_ns + self.batching.delay_ns
+            jobs.append(Job(index, frame, now_ns))
+        return jobs
+
+    def served(self, index: int, spent_ns: int) -> None:
+        """A turn that began with a frame of this lane took so long."""
+        self._service[index].add(spent_ns)
+
+    def announce(self, at_ns: int, current: int | None, *, idle: bool = True) -> None:
+        """Tell every lane's capture thread when its next turn is expected.
+
+        From `at_ns` on the engine serves lane `current`, or nobody; without `idle` it takes no frame before then.
+        """
+        services_ns = [estimate.value_ns for estimate in self._service]
+        if self._promises:
+            longest_ns = max(services_ns)
+            self._periods_ns = [min_period_ns(lane.plan.min_fps or 0.0, longest_ns) for lane in self.lanes]
+        in_hand = [lane.demand.holding or bool(len(lane.slot)) for lane in self.lanes]
+        turns = plan_turns(at_ns, current, services_ns, in_hand, self._weights, self._last_served(), self._periods_ns)
+        if self.batching.most > 1:  # the next turn takes a frame of everyone
+            turns = [min(turns)] * len(turns)
+        for lane, turn_ns, service in zip(self.lanes, turns, self._service, strict=True):
+            lane.demand.tell(turn_ns or (0 if idle else at_ns), service.deviation_ns)
+
+    def drain(self, reason: str) -> None:
+        """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes."""
+        while True:
+            try:
+                taken = take_any(self._slots, self.ready, lambda waiting: waiting[0], self._live)
+            except Closed:
+                return
+            if taken is None:
+                continue
+            index, frame = taken
+            if frame is None:
+                self._end(index)
+                continue
+            self.lanes[index].meter.account.end("failed", reason)
+            frame.lease.release()
+
+    def _end(self, index: int) -> None:
+        """A lane has come to its end, and with it the crops that it gave."""
+        cascade = self.lanes[index].cascade
+        if cascade is not None:
+            cascade.slot.close()
+
+    def _is_too_old(self, index: int, frame: Frame, now_ns: int) -> bool:
+        lane = self.lanes[index]
+        age_ns = now_ns - frame.stamp.captured_ns
+        if lane.max_age_ns and frame.lossy and age_ns > lane.max_age_ns:
+            lane.expire(age_ns, now_ns)
+            return True
+        return False
+
+    def _next(self, waiting: Sequence[int]) -> int:
+        return pick(waiting, self._weights, self._last_served(), self._clock.mono_ns(), self._periods_ns)
+
+    def _last_served(self) -> list[int]:
+        """When each lane had its last turn; a frame that the gate held back was one."""
+        return [max(at_ns, lane.gated_ns) for at_ns, lane in zip(self._served_ns, self.lanes, strict=True)]
