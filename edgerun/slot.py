@@ -101,6 +101,11 @@ class Slot(Generic[T]):
         """How many items wait."""
         return len(self._items)
 
+    def newest(self) -> T | None:
+        """The item put last, if it still waits; it stays."""
+        with self._ready:
+            return self._items[-1][0] if self._items else None
+
     def stats(self) -> HandOffStats:
         with self._ready:
             return HandOffStats(self._capacity, len(self._items), self._put, self._taken, self._victims, self._closed)

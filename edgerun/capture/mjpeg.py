@@ -48,8 +48,9 @@ class MjpegSource:
     """Live, holds. `grab()` returns once per JPEG that arrives, in order, and leaves none out: frames that have piled
     up come one after the other at once.
 
-    `captured_ns` is when the last byte came, by the kernel's own time stamp (read at most 64 KiB at a time, the newest
-    byte of which counts); over TLS, when it was read. Whenever it looks it reads all that is there. `stop` ends a wait
+    `captured_ns` is when the last byte came, by the kernel's own time stamp, even if it was read later; over TLS, when
+    it was read. (Where several frames piled up unread, the older of them may get the date of a younger one: the kernel
+    keeps one for what it has joined together.) Whenever it looks it reads all that is there. `stop` ends a wait
     within 0.2 s, at once with `wake`.
     """
 
@@ -112,8 +113,8 @@ class MjpegSource:
             if self._look():
                 continue
             now_ns = clock.mono_ns()
-            if until_ns is not None and now_ns >= until_ns:
-                continue
+            if until_ns is not None and (woken or now_ns >= until_ns):
+                return NOT_YET
             wait_s = min(self._silence.left_s(), _WAIT_STEP_S)
             if wait_s <= 0:
                 raise SourceError("timed out waiting for data", remedy="is it reachable from this device?")

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgerun.clock import Clock
 from edgerun.errors import FrameError
-from edgerun.pipeline.demand import Estimate, Gaps, decode_at, worth_retrieving
+from edgerun.pipeline.demand import Estimate, Gaps, decode_at, due_in_ns, worth_retrieving
 from edgerun.pipeline.gating import GatePlan, Watch
 from edgerun.pipeline.handover import put
 from edgerun.pipeline.lane import Lane
@@ -145,12 +145,19 @@ class Intake:
             self._decode.value_ns,
             demand.uncertain_ns,
             spare_core=self._spare_core,
+            in_slot=len(lane.slot) > 0,
         )
 
     def _is_worth_it(self, lane: Lane, grab: Grab) -> bool:
         """Whether this lane will use a frame that cannot be held; counts it when not."""
+        waiting = lane.slot.newest()
         if worth_retrieving(
-            self._clock.mono_ns(), grab.captured_ns, lane.demand.wanted_at_ns, self._decode.value_ns, self._gaps
+            self._clock.mono_ns(),
+            grab.captured_ns,
+            lane.demand.wanted_at_ns,
+            self._decode.value_ns,
+            self._gaps,
+            None if waiting is None else waiting.stamp.captured_ns,
         ):
             return True
         lane.meter.account.end("skipped")
@@ -162,11 +169,19 @@ class Intake:
         if not offers:
             return
         began_ns = self._clock.mono_ns()
+        for lane in offers:
+            lane.demand.due_ns = began_ns + due_in_ns(self._decode)
+        self._decode_for(offers, grab, stamp, began_ns)
+        for lane in offers:
+            lane.demand.due_ns = 0
+
+    def _decode_for(self, offers: dict[Lane, Known | None], grab: Grab, stamp: Stamp, began_ns: int) -> None:
+        """See `_deliver`."""
         image: Image | None = None
         try:
             motion = self._watch.look(self._source, grab)
             offers = self._through_gate(offers, motion, grab)
-            if self._keep_pictures or not all(offers.values()):
+            if offers and (self._keep_pictures or not all(offers.values())):
                 image = self._retrieve()
                 if motion is None:
                     motion = self._watch.judge(image, grab)

@@ -49,13 +49,15 @@ class Demand:
     the worker has nothing to do.
     """
 
-    __slots__ = ("holding", "uncertain_ns", "wake", "wanted_at_ns")
+    __slots__ = ("due_ns", "holding", "uncertain_ns", "wake", "wanted_at_ns")
 
     def __init__(self) -> None:
         self.wanted_at_ns = 0
         self.uncertain_ns = 0
         """How far from `wanted_at_ns` the turn usually starts."""
         self.holding = False
+        self.due_ns = 0
+        """By when the frame that is being decoded for this lane should be there; 0: none is."""
         self.wake: Wake | None = None
 
     def tell(self, wanted_at_ns: int, uncertain_ns: int) -> None:
@@ -85,6 +87,10 @@ class Lane:
         """When the frame inferred last was captured, and what its decoder answered. Written by the worker."""
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
+
+    def has_frame(self, now_ns: int) -> bool:
+        """Whether a frame waits in the Slot, is held back for the lane's turn, or is just being decoded."""
+        return self.demand.holding or bool(len(self.slot)) or self.demand.due_ns > now_ns
 
     def fail(self, seq: int, error: FrameError, now_ns: int) -> None:
         """Count a frame that cannot be used. The first and then one every ten seconds is a warning: a camera may send

@@ -90,12 +90,14 @@ class Turns:
         if self._promises:
             longest_ns = max(services_ns)
             self._periods_ns = [min_period_ns(lane.plan.min_fps or 0.0, longest_ns) for lane in self.lanes]
-        in_hand = [lane.demand.holding or bool(len(lane.slot)) for lane in self.lanes]
+        in_hand = [lane.has_frame(at_ns) for lane in self.lanes]
         turns = plan_turns(at_ns, current, services_ns, in_hand, self._weights, self._last_served(), self._periods_ns)
         if self.batching.most > 1:  # the next turn takes a frame of everyone
             turns = [min(turns)] * len(turns)
         for lane, turn_ns, service in zip(self.lanes, turns, self._service, strict=True):
-            lane.demand.tell(turn_ns or (0 if idle else at_ns), service.deviation_ns)
+            # How far off the turn is depends on the service before it.
+            uncertain = self._service[current] if current is not None else service
+            lane.demand.tell(turn_ns or (0 if idle else at_ns), uncertain.deviation_ns)
 
     def drain(self, reason: str) -> None:
         """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes."""
