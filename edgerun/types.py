@@ -40,11 +40,13 @@ class Grab(msgspec.Struct, frozen=True):
     """What a source says of the frame it has just taken hold of, not decoded yet.
 
     `key` identifies the payload byte for byte (a digest), where the source has it as a whole: equal keys, equal frames.
+    `gap`: samples are missing between the window before and this one.
     """
 
     captured_ns: int
     item: str | None = None
     key: bytes | None = None
+    gap: bool = False
 
 
 NOT_YET = Grab(-1)

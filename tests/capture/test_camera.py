@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import msgspec
+import numpy as np
 import pytest
 
 from edgerun.capture.camera import (
@@ -22,7 +23,14 @@ from edgerun.capture.camera import (
     uses_gstreamer,
     v4l2_settings,
 )
+from edgerun.capture.pace import Silence
+from edgerun.capture.picture import decode_picture
+from edgerun.capture.rawjpeg import descriptors_of, open_raw
+from edgerun.capture.waiting import wait_readable
+from edgerun.clock import FakeClock
 from edgerun.errors import SourceError
+from edgerun.types import View
+from edgerun.wake import Wake
 from tests.capture.scenes import context
 
 
@@ -171,3 +179,111 @@ def test_which_driver_times_are_trusted(driver_ms: float, now_ns: int, last_ns: 
 def test_bad_options(bad: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(bad, Options)
+
+
+class _Driver:
+    """What OpenCV's V4L2 capture does with a camera that sends `frames`; as strict as its worst version."""
+
+    def __init__(self, frames: list[bytes], fourcc: str = "MJPG", can_give_raw: bool = True) -> None:
+        self.frames, self.can_give_raw = frames, can_give_raw
+        self.properties = {cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter_fourcc(*fourcc)), cv2.CAP_PROP_CONVERT_RGB: 1.0}
+        self.buffer: bytes | None = None
+
+    def get(self, name: int) -> float:
+        return self.properties[name]
+
+    def set(self, name: int, value: float) -> bool:
+        if self.can_give_raw:
+            self.properties[name] = value
+        return self.can_give_raw
+
+    def grab(self) -> bool:
+        self.buffer = self.frames.pop(0) if self.frames else None
+        return self.buffer is not None
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        assert self.buffer is not None, "retrieved twice: reads outside the buffers"
+        data, self.buffer = self.buffer, None
+        return True, np.frombuffer(data, np.uint8).reshape(1, -1)
+
+
+_JPEG = bytes(cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1])
+
+
+def test_jpegs_are_taken_raw_and_may_be_looked_at_more_than_once() -> None:
+    driver = _Driver([_JPEG, _JPEG + b"\x00" * 100, _JPEG])
+    raw = open_raw(cv2, driver, "cam")
+    assert raw is not None
+    assert driver.get(cv2.CAP_PROP_CONVERT_RGB) == 0
+    assert driver.grab()
+    raw.forget()
+    for view, shape in ((View(), (48, 64, 3)), (View((32, 24)), (24, 32, 3)), (View((8, 6), grey=True), (6, 8))):
+        image, size = decode_picture(cv2, raw.data(), None, "cam", view)
+        assert image.shape == shape
+        assert size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        _Driver([b"\x00" * 64 * 48 * 2]),
+        _Driver([_JPEG[:-40]]),
+        _Driver([]),
+        _Driver([_JPEG], fourcc="YUYV"),
+        _Driver([_JPEG], can_give_raw=False),
+    ],
+    ids=["no JPEG", "cut short", "no frame", "another format", "conversion stays on"],
+)
+def test_what_gives_no_jpegs_is_left_to_opencv(driver: _Driver) -> None:
+    assert open_raw(cv2, driver, "cam") is None
+    assert driver.get(cv2.CAP_PROP_CONVERT_RGB) == 1
+
+
+def test_a_jpeg_without_huffman_tables_is_one_all_the_same() -> None:
+    """UVC cameras leave the standard ones out (USB Video Class 1.1, Motion-JPEG payload); libjpeg-turbo knows them."""
+    at, bare = 2, bytearray(_JPEG[:2])
+    while _JPEG[at + 1] != 0xDA:
+        length = 2 + int.from_bytes(_JPEG[at + 2 : at + 4], "big")
+        bare += b"" if _JPEG[at + 1] == 0xC4 else _JPEG[at : at + length]
+        at += length
+    bare += _JPEG[at:]
+    assert len(bare) < len(_JPEG) - 400
+    assert np.array_equal(decode_picture(cv2, bytes(bare), None, "")[0], decode_picture(cv2, _JPEG, None, "")[0])
+
+
+def test_the_descriptor_that_was_opened_on_a_node_is_found() -> None:
+    node = Path("/dev/null")
+    before = descriptors_of(node)
+    with node.open("rb") as opened:
+        assert descriptors_of(node) - before == {opened.fileno()}
+    assert descriptors_of(Path("/dev/no-such-node")) == set()
+
+
+def test_waiting_tells_data_from_wake() -> None:
+    wake = Wake()
+    reader, writer = os.pipe()
+    try:
+        assert wait_readable(reader, 0.0, wake) == (False, False)
+        wake.set()
+        assert wait_readable(reader, 60.0, wake) == (False, True)
+        os.write(writer, b"x")
+        assert wait_readable(reader, 60.0, wake) == (True, True)
+        assert wait_readable(reader, 60.0, None) == (True, False)
+    finally:
+        os.close(reader)
+        os.close(writer)
+        wake.close()
+
+
+def test_silence_counts_only_while_somebody_waits() -> None:
+    clock = FakeClock()
+    silence = Silence(clock, 2_000_000_000)
+    for _ in range(3):
+        clock.advance(10.0)  # away
+        silence.watch()
+        clock.advance(0.5)
+        silence.leave()
+    silence.watch()
+    assert silence.left_s() == pytest.approx(0.5)
+    silence.heard()
+    assert silence.left_s() == pytest.approx(2.0)

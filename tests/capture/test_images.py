@@ -13,6 +13,7 @@ from edgerun.capture.picture import decode_picture
 from edgerun.capture.stamp import read_stamp
 from edgerun.clock import FakeClock
 from edgerun.errors import FrameError, SourceError
+from edgerun.types import View
 from tests.capture.scenes import context, write_pictures
 
 
@@ -109,3 +110,14 @@ def test_a_cut_jpeg_is_refused_and_one_with_a_trailer_is_not() -> None:
         with pytest.raises(FrameError, match="cut short") as raised:
             decode_picture(cv2, cut, None, "here")
         assert raised.value.reason == "decode"
+
+
+def test_equal_files_have_equal_keys(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["1.jpg", "3.jpg"])
+    (tmp_path / "2.jpg").write_bytes((tmp_path / "1.jpg").read_bytes())
+    source = ImagesSource(Options(str(tmp_path)), context())
+    keys = [grab.key for _ in range(3) if (grab := source.grab()) is not None]
+    assert keys[0] == keys[1] != keys[2]
+    assert all(key is not None and len(key) == 16 for key in keys)
+    assert source.retrieve(None, View((20, 12), grey=True)).shape == (12, 20)
+    assert source.frame_size == (160, 96)

@@ -7,6 +7,7 @@ from edgerun.capture.stamp import read_stamp
 from edgerun.capture.synthetic import Options, SyntheticSource
 from edgerun.clock import FakeClock
 from edgerun.errors import ConfigError, SourceError
+from edgerun.types import NOT_YET, View
 from tests.capture.scenes import context
 
 
@@ -59,3 +60,18 @@ def test_too_large_for_any_device() -> None:
     with pytest.raises(ConfigError, match="at most 64 megapixels; got 99999×99999"):
         Options(size=(99999, 99999))
     assert Options(size=(16384, 3906)).size == (16384, 3906)
+
+
+def test_a_frame_that_is_not_due_yet_is_not_given() -> None:
+    clock = FakeClock()
+    source = SyntheticSource(Options(size=(160, 96), fps=10.0), context(clock))
+    first = source.grab()
+    assert first is not None
+    assert source.grab(first.captured_ns + 40_000_000) is NOT_YET
+    assert clock.mono_ns() == first.captured_ns + 40_000_000
+    assert read_stamp(source.retrieve(None)) == (0, first.captured_ns)
+    second = source.grab(first.captured_ns + 200_000_000)
+    assert second is not None
+    assert second.captured_ns == first.captured_ns + 100_000_000
+    grey = source.retrieve(None, View(grey=True))
+    assert np.array_equal(grey, source.retrieve(None)[:, :, 1])
