@@ -41,7 +41,7 @@ class ImagesSource:
     """Pictures in natural order (`2.jpg` before `10.jpg`); `item` is the name relative to the folder.
 
     The list is made once, when it is opened. A picture is read in `grab()`, whose `key` is the BLAKE2b digest of its
-    bytes (16 bytes; 1.1 ms per MB on a small core), and decoded in `retrieve()`, JPEGs at the scale that is wanted; one
+    bytes (16 bytes), and decoded in `retrieve()`, JPEGs at the scale that is wanted; one
     that cannot be is a `FrameError` (`read`, `decode`) and the stream goes on. EXIF orientation is applied.
     """
 
