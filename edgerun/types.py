@@ -19,6 +19,10 @@ Image = NDArray[np.uint8]
 GreyImage = NDArray[np.uint8]
 Tensor = NDArray[Any]
 Box = tuple[float, float, float, float]
+Keypoints = tuple[tuple[float, float, float], ...]
+"""Points (x, y, score) in the model's own order, x and y in 0..1 of the frame; the score of one outside it is 0."""
+Polygon = tuple[tuple[float, float], ...]
+"""Corners (x, y) in 0..1 of the frame; closed by itself."""
 
 
 class Stamp(msgspec.Struct, frozen=True):
@@ -162,6 +166,7 @@ class Detection(msgspec.Struct, frozen=True, omit_defaults=True, rename={"class_
     track: int | None = None
     zones: tuple[str, ...] = ()
     """Names of the zones it stands in."""
+    keypoints: Keypoints = ()
 
 
 class Classification(msgspec.Struct, frozen=True, rename={"class_id": "class"}):
@@ -172,13 +177,49 @@ class Classification(msgspec.Struct, frozen=True, rename={"class_id": "class"}):
     score: float
 
 
+class Runs(msgspec.Struct, frozen=True):
+    """A mask, run-length encoded as COCO's uncompressed RLE: `size` is (height, width), `counts` the lengths of runs of
+    pixels outside and inside in turn, beginning with outside (0 when the first pixel is inside), column by column.
+
+    `box` is the part of the frame that the mask covers.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[int, ...]
+    box: Box
+
+
+class Segment(msgspec.Struct, frozen=True, omit_defaults=True, rename={"class_id": "class"}):
+    """The pixels of one class: `share` (0..1) of the picture that the model saw, their outlines, largest first."""
+
+    label: str
+    class_id: int
+    share: float
+    polygons: tuple[Polygon, ...] = ()
+    runs: Runs | None = None
+    """Only where the decoder is asked for it."""
+
+
+class Quantity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One number that a model estimates, with its unit (`°C`, `people`) where that is known."""
+
+    name: str
+    value: float
+    unit: str = ""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What a decoder read out of a model's outputs; only the fields that the task has are set."""
 
     detections: tuple[Detection, ...] | None = None
     classes: tuple[Classification, ...] | None = None
-    keypoints: tuple[tuple[float, float, float], ...] | None = None
+    keypoints: Keypoints | None = None
+    """Of a model that looks for one figure in the whole picture; empty when there is none."""
     value: float | None = None
+    segments: tuple[Segment, ...] | None = None
+    """Largest share first."""
+    embedding: tuple[float, ...] | None = None
+    values: tuple[Quantity, ...] | None = None
 
 
 class Reuse(msgspec.Struct, frozen=True):
@@ -197,15 +238,20 @@ class Motion(msgspec.Struct, frozen=True):
 
 
 class SceneEvent(msgspec.Struct, frozen=True, omit_defaults=True, rename={"class_id": "class"}):
-    """Something that happened to one tracked object; `zone` and `seconds` (how long it was there) where they apply."""
+    """Something that happened in a scene; `zone` and `seconds` (how long it was there) where they apply.
 
-    kind: Literal["appeared", "lost", "entered", "left", "dwelled"]
-    track: int
+    `appeared`, `lost`, `entered`, `left` and `dwelled` are of one tracked object. `heard` (once), `began` and `ended`
+    are of a class: a wake word, speech; these have no `track` and no `box`, and a `score`.
+    """
+
+    kind: Literal["appeared", "lost", "entered", "left", "dwelled", "heard", "began", "ended"]
+    track: int | None
     label: str
     class_id: int
-    box: Box
+    box: Box | None
     zone: str | None = None
     seconds: float | None = None
+    score: float | None = None
 
 
 class Seen(msgspec.Struct, frozen=True):

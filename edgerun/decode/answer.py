@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgerun.decode.nms import suppress
 from edgerun.errors import ModelError
-from edgerun.types import Answer, Detection, Placement
+from edgerun.types import Answer, Detection, Keypoints, Placement
 
 
 def class_names(labels: Sequence[str], classes: int, where: str, remedy: str | None = None) -> tuple[str, ...]:
@@ -62,11 +62,25 @@ def strongest(
     limits: Limits,
 ) -> Answer:
     """K×4 boxes in 0..1 of the model's input → the answer: placed in the frame, doubles suppressed, strongest first."""
+    kept, placed = without_doubles(boxes, scores, classes, placement, limits)
+    return detections(placed, scores[kept], classes[kept], names)
+
+
+def without_doubles(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.intp],
+    placement: Placement,
+    limits: Limits,
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Which of K×4 boxes in 0..1 of the model's input stay, strongest first, and those boxes in 0..1 of the frame."""
     placed, whole = to_frame(boxes, placement)
-    if not whole.all():
-        placed, scores, classes = placed[whole], scores[whole], classes[whole]
-    kept = suppress(placed, scores, classes, **limits._asdict())
-    return detections(placed[kept], scores[kept], classes[kept], names)
+    if whole.all():
+        kept = suppress(placed, scores, classes, **limits._asdict())
+        return kept, placed[kept]
+    inside = np.flatnonzero(whole)
+    kept = inside[suppress(placed[inside], scores[inside], classes[inside], **limits._asdict())]
+    return kept, placed[kept]
 
 
 def detections(
@@ -74,15 +88,38 @@ def detections(
     scores: NDArray[np.float32],
     classes: NDArray[np.intp],
     names: Sequence[str],
+    points: Sequence[Keypoints] = (),
 ) -> Answer:
     """K×4 boxes of the frame with scores and classes, in their order; `names[class]` is the label.
 
-    A class beyond `names` is not expected here; with no names at all the label is the class as text.
+    `points` has the keypoints of each, or is empty. A class beyond `names` is not expected here; with no names at all
+    the label is the class as text.
     """
-    found = zip(boxes.tolist(), scores.tolist(), classes.tolist(), strict=True)
+    found = zip(boxes.tolist(), scores.tolist(), classes.tolist(), points or ((),) * len(boxes), strict=True)
     return Answer(
         detections=tuple(
-            Detection(names[index] if names else str(index), index, score, (box[0], box[1], box[2], box[3]))
-            for box, score, index in found
+            Detection(
+                names[index] if names else str(index),
+                index,
+                score,
+                (box[0], box[1], box[2], box[3]),
+                keypoints=keypoints,
+            )
+            for box, score, index, keypoints in found
         )
     )
+
+
+def keypoints_in_frame(points: NDArray[np.float64], placement: Placement) -> tuple[Keypoints, ...]:
+    """K×P×3 (x, y in 0..1 of the model's input, score) → those of each figure in 0..1 of the frame.
+
+    A point that lies outside the frame is moved to its border and has the score 0: nothing is known of it there. Scores
+    are cut to 0..1. `points` may be infinite and holds no NaN.
+    """
+    placed = points.copy()
+    placed[..., 0] = points[..., 0] * placement.scale_x + placement.shift_x
+    placed[..., 1] = points[..., 1] * placement.scale_y + placement.shift_y
+    outside = ((placed[..., :2] < 0) | (placed[..., :2] > 1)).any(axis=-1)
+    placed[..., 2][outside] = 0.0
+    np.clip(placed, 0.0, 1.0, out=placed)
+    return tuple([tuple([(x, y, score) for x, y, score in figure]) for figure in placed.tolist()])

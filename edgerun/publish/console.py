@@ -93,7 +93,8 @@ def format_line(publication: Publication, *, top: int = 4, stream_width: int = 4
     if result.reused is not None:
         answer += f"  ({result.reused})"
     for one in result.events:
-        answer += f"  [{_printable(one.label)}#{one.track} {one.kind}{f' {one.zone}' if one.zone else ''}]"
+        who = _printable(one.label) + (f"#{one.track}" if one.track is not None else "")
+        answer += f"  [{who} {one.kind}{f' {one.zone}' if one.zone else ''}]"
     if stamp.item is not None and not result.max_age_ns:  # a picture of a folder: its name says more than its age
         answer = f"{_printable(stamp.item)}  {answer}"
     age = f"{publication.age_ms:5.0f} ms"
@@ -108,7 +109,7 @@ def format_line(publication: Publication, *, top: int = 4, stream_width: int = 4
 
 
 def describe(answer: Answer, top: int = 4) -> str:
-    """What was seen, in words: `person 0.81  car 0.66  +3 more`, or `–` when nothing was."""
+    """What was seen, in words: `person 0.81  car 0.66  +3 more`, `road 41.2%`, or `–` when nothing was."""
     parts: list[str] = []
     if answer.detections:
         seen = [
@@ -119,10 +120,18 @@ def describe(answer: Answer, top: int = 4) -> str:
     if answer.classes:
         parts += [f"{_printable(one.label)} {one.score:.2f}" for one in answer.classes[:top]]
         parts += _more(len(answer.classes), top)
+    if answer.segments:
+        parts += [f"{_printable(one.label)} {one.share:.1%}" for one in answer.segments[:top]]
+        parts += _more(len(answer.segments), top)
     if answer.keypoints:
         parts.append(f"{len(answer.keypoints)} keypoints")
     if answer.value is not None:
         parts.append(f"value {answer.value:.6g}")
+    if answer.values:
+        parts += [_printable(f"{one.name} {one.value:.6g} {one.unit}".rstrip()) for one in answer.values[:top]]
+        parts += _more(len(answer.values), top)
+    if answer.embedding is not None:
+        parts.append(f"embedding of {len(answer.embedding)}")
     return "  ".join(parts) or "–"
 
 

@@ -7,8 +7,9 @@ import hashlib
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from edgerun.types import Answer, Image
+from edgerun.types import Answer, Image, Polygon
 
 Color = tuple[int, int, int]
 """Blue, green, red, 0..255."""
@@ -55,8 +56,8 @@ def text_color(background: Color) -> Color:
 def draw(image: Image, answer: Answer, *, age_ms: float | None = None, stream: str | None = None) -> None:
     """Draw `answer` into `image` (`H×W×3` uint8 BGR, C-contiguous, written in place).
 
-    Boxes and keypoints lie in 0..1 of the picture. `stream` and `age_ms` go into the top left corner, with the
-    classes below them. Raises `ValueError` for an array of another shape or type.
+    Boxes, keypoints and the outlines of segments lie in 0..1 of the picture. `stream` and `age_ms` go into the top left
+    corner, with the classes below them. Raises `ValueError` for an array of another shape or type.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":
         raise ValueError(f"expected an H×W×3 uint8 picture, got {image.shape} {image.dtype}")
@@ -64,9 +65,15 @@ def draw(image: Image, answer: Answer, *, age_ms: float | None = None, stream: s
     if not height or not width:
         return
     pen = _Pen(image)
+    for segment in answer.segments or ():
+        for polygon in segment.polygons:
+            pen.outline(polygon, label_color(segment.label))
     for one in reversed(answer.detections or ()):  # the surest last, on top of the others
         track = f" #{one.track}" if one.track is not None else ""
         pen.box(one.box, f"{one.label} {one.score:.2f}{track}", label_color(one.label))
+        for x, y, score in one.keypoints:
+            if score > 0:  # else it lies outside the picture
+                pen.point(x, y, score)
     for x, y, score in answer.keypoints or ():
         pen.point(x, y, score)
     pen.corner(_corner_lines(answer, age_ms, stream))
@@ -76,8 +83,10 @@ def _corner_lines(answer: Answer, age_ms: float | None, stream: str | None) -> l
     header = "  ".join(part for part in (stream, None if age_ms is None else f"{age_ms:.0f} ms") if part)
     lines = [(header, _HEADER)] if header else []
     lines += [(f"{one.label} {one.score:.2f}", label_color(one.label)) for one in answer.classes or ()]
+    lines += [(f"{one.label} {one.share:.1%}", label_color(one.label)) for one in answer.segments or ()]
     if answer.value is not None:
         lines.append((f"{answer.value:.6g}", _HEADER))
+    lines += [(f"{one.name} {one.value:.6g} {one.unit}".rstrip(), _HEADER) for one in answer.values or ()]
     return lines
 
 
@@ -108,6 +117,11 @@ class _Pen:
         color: Color = (0, round(255 * min(1.0, max(0.0, score))), 255)
         self._cv2.circle(self._image, self._pixel(x, y), radius + 1, _BLACK, -1)
         self._cv2.circle(self._image, self._pixel(x, y), radius, color, -1)
+
+    def outline(self, polygon: Polygon, color: Color) -> None:
+        corners = np.array([self._pixel(x, y) for x, y in polygon], np.int32).reshape(-1, 1, 2)
+        self._cv2.polylines(self._image, [corners], True, _BLACK, self._style.line_px + 2)
+        self._cv2.polylines(self._image, [corners], True, color, self._style.line_px)
 
     def corner(self, lines: list[tuple[str, Color]]) -> None:
         y = 0

@@ -7,13 +7,19 @@ from typing import Any
 import msgspec
 
 from edgerun.meter import STAGES
-from edgerun.types import Answer, Classification, Detection, Publication, SceneEvent
+from edgerun.types import Answer, Box, Classification, Detection, Keypoints, Publication, Quantity, SceneEvent, Segment
 
 VERSION = 1
 """The `v` of the message; a breaking change makes it 2."""
 
 _DROPS = ("skipped", "superseded")
-_WORDS = {"appeared": "appeared", "lost": "is no longer seen"}
+_WORDS = {
+    "appeared": "appeared",
+    "lost": "is no longer seen",
+    "heard": "was heard",
+    "began": "began",
+    "ended": "ended",
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -21,7 +27,7 @@ def encode_result(publication: Publication, device: str) -> bytes:
     """One JSON object, UTF-8, without a newline; keys in the schema's order, keys without a value left out.
 
     Rounded to what the numbers can carry: capture time to 1 ms, age to 0.1 ms, stage latencies to 0.01 ms, scores to
-    4 decimals, boxes and keypoints to 5 (0.02 px of a 1920 px frame).
+    4 decimals, boxes, keypoints, polygons and shares to 5 (0.02 px of a 1920 px frame), embeddings to 6.
     """
     result = publication.result
     stamp, model = result.stamp, result.model
@@ -76,44 +82,75 @@ def _add_answer(message: dict[str, Any], answer: Answer) -> None:
     if answer.classes is not None:
         message["classes"] = [_classification(one) for one in answer.classes]
     if answer.keypoints is not None:
-        message["keypoints"] = [(round(x, 5), round(y, 5), round(score, 4)) for x, y, score in answer.keypoints]
+        message["keypoints"] = _keypoints(answer.keypoints)
     if answer.value is not None:
         message["value"] = answer.value
+    if answer.segments is not None:
+        message["segments"] = [_segment(one) for one in answer.segments]
+    if answer.embedding is not None:
+        message["embedding"] = [round(one, 6) for one in answer.embedding]
+    if answer.values is not None:
+        message["values"] = [_quantity(one) for one in answer.values]
 
 
 def _detection(one: Detection) -> dict[str, Any]:
-    x0, y0, x1, y1 = one.box
     out: dict[str, Any] = {
         "label": one.label,
         "class": one.class_id,
         "score": round(one.score, 4),
-        "box": (round(x0, 5), round(y0, 5), round(x1, 5), round(y1, 5)),
+        "box": _box(one.box),
     }
     if one.track is not None:
         out["track"] = one.track
     if one.zones:
         out["zones"] = one.zones
+    if one.keypoints:
+        out["keypoints"] = _keypoints(one.keypoints)
+    return out
+
+
+def _box(box: Box) -> Box:
+    x0, y0, x1, y1 = box
+    return round(x0, 5), round(y0, 5), round(x1, 5), round(y1, 5)
+
+
+def _keypoints(points: Keypoints) -> Keypoints:
+    return tuple([(round(x, 5), round(y, 5), round(score, 4)) for x, y, score in points])
+
+
+def _segment(one: Segment) -> dict[str, Any]:
+    out: dict[str, Any] = {"label": one.label, "class": one.class_id, "share": round(one.share, 5)}
+    if one.polygons:
+        out["polygons"] = [[(round(x, 5), round(y, 5)) for x, y in polygon] for polygon in one.polygons]
+    if one.runs is not None:
+        out["runs"] = {"size": one.runs.size, "counts": one.runs.counts, "box": _box(one.runs.box)}
+    return out
+
+
+def _quantity(one: Quantity) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": one.name, "value": one.value}
+    if one.unit:
+        out["unit"] = one.unit
     return out
 
 
 def _event(one: SceneEvent) -> dict[str, Any]:
-    x0, y0, x1, y1 = one.box
-    out: dict[str, Any] = {
-        "kind": one.kind,
-        "label": one.label,
-        "class": one.class_id,
-        "track": one.track,
-        "box": (round(x0, 5), round(y0, 5), round(x1, 5), round(y1, 5)),
-    }
+    out: dict[str, Any] = {"kind": one.kind, "label": one.label, "class": one.class_id}
+    if one.track is not None:
+        out["track"] = one.track
+    if one.box is not None:
+        out["box"] = _box(one.box)
     if one.zone is not None:
         out["zone"] = one.zone
     if one.seconds is not None:
         out["seconds"] = round(one.seconds, 2)
+    if one.score is not None:
+        out["score"] = round(one.score, 4)
     return out
 
 
 def _sentence(one: SceneEvent) -> str:
-    who = f"{one.label} {one.track}"
+    who = one.label if one.track is None else f"{one.label} {one.track}"
     after = f" after {one.seconds:.1f} s" if one.seconds is not None else ""
     if one.kind == "dwelled":
         return f"{who} has been in {one.zone} for {one.seconds or 0:.1f} s"

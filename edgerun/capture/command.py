@@ -1,0 +1,180 @@
+"""Samples from the output of a command: whatever program already reads the sensor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from numpy.typing import NDArray
+
+from edgerun.capture.samples import (
+    Arrivals,
+    Channels,
+    Chunk,
+    Dtype,
+    FdReader,
+    Rate,
+    RawNumbers,
+    Seconds,
+    WindowOptions,
+    check_finite,
+    collect,
+    windows_of,
+)
+from edgerun.errors import SourceError
+from edgerun.ports import SourceContext
+from edgerun.types import WHOLE, Grab, View
+
+_TERM_S = 1.0
+_KEPT_BYTES = 2000
+
+
+class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`command`: the program and its arguments, run without a shell. It writes interleaved numbers of `dtype` to its
+    standard output; a value is number·`scale` + `offset`.
+
+    `rate_hz`: how many samples a second it gives, where that is steady: then times are told from it. `stall_s`: how
+    long it may write nothing.
+    """
+
+    command: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    channels: Channels = 1
+    dtype: Dtype = "float32"
+    byte_order: Literal["little", "big"] = "little"
+    scale: float = 1.0
+    offset: float = 0.0
+    rate_hz: Rate | None = None
+    stall_s: Seconds = 10.0
+
+    def __post_init__(self) -> None:
+        check_finite(self.scale, "scale")
+        check_finite(self.offset, "offset")
+
+
+class CommandSource:
+    """The data ends when the command exits with 0; any other end is a `SourceError`, after which it is started again.
+
+    The command gets a process group of its own and all of it is ended on `close`. Nobody knows what was lost between
+    two runs: the first window of every run says `gap`.
+    """
+
+    options = Options
+    lossless = False
+    holds = False
+
+    def __init__(self, options: Options, context: SourceContext) -> None:
+        self._windows = windows_of(options, options.channels)
+        self._numbers = RawNumbers(options.dtype, options.channels, options.byte_order, options.scale, options.offset)
+        self._arrivals = Arrivals(context, options.rate_hz)
+        self._child = Child(options.command, f"stream {context.stream}: {options.command[0]}")
+        self._reader = FdReader(
+            self._child.fd, context, self._child.where, options.stall_s, aside=self._child.read_complaints
+        )
+        self._gap = True
+        self.frame_size = (options.channels, options.window_samples)
+
+    def grab(self, until_ns: int | None = None) -> Grab | None:
+        """See `ports.Source`."""
+        return collect(self._windows, self._read)
+
+    def retrieve(self, out: NDArray[Any] | None, view: View = WHOLE) -> NDArray[Any]:
+        """The window: samples×channels float32 (not a picture, whatever `ports.Source` says), in `out` if it fits."""
+        return self._windows.copy(out)
+
+    def close(self) -> None:
+        """End the command and all it has started."""
+        self._child.close()
+
+    def _read(self, most: int) -> Chunk | None:
+        while True:
+            data = self._reader.read(self._numbers.lacks(most))
+            if data is None:
+                return None
+            if not data:
+                self._child.ended()
+                return None
+            samples = self._numbers.feed(data)
+            if len(samples):
+                gap, self._gap = self._gap, False
+                return Chunk(samples, self._arrivals.now(len(samples)), gap)
+
+
+class Child:
+    """A child process whose standard output is read: in a process group of its own, standard error kept at hand.
+
+    `environment` is added to this process's. Raises a final `SourceError` when the program cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], where: str, environment: Mapping[str, str] | None = None) -> None:
+        self.where = where
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                env={**os.environ, **environment} if environment else None,
+            )
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                "the command cannot be started",
+                where=where,
+                got=getattr(error, "strerror", None) or str(error),
+                remedy="check its spelling, that it is installed, and that edgerun's user may run it",
+                final=True,
+            ) from error
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._errors = self._process.stderr
+        os.set_blocking(self._errors.fileno(), False)
+        self.fd = self._process.stdout.fileno()
+        self._complaints = b""
+
+    def read_complaints(self) -> bytes:
+        """What is new on standard error; never waits."""
+        new = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self._errors.fileno(), 65536):
+                new += part
+        self._complaints = (self._complaints + new)[-_KEPT_BYTES:]
+        return new
+
+    def ended(self) -> None:
+        """Its output has ended: returns when it exited with 0, else raises `SourceError` with what it said last."""
+        try:  # left unreaped, so that its process group keeps its number until `close`
+            status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if status is None:  # closed its output and lives on, or is just about to exit
+                self._process.wait(_TERM_S)
+        except (subprocess.TimeoutExpired, ChildProcessError):
+            raise SourceError("the command closed its output and runs on", where=self.where) from None
+        code = self._process.returncode if status is None else status.si_status
+        killed = (code is not None and code < 0) if status is None else status.si_code != os.CLD_EXITED
+        if code == 0 and not killed:
+            return
+        self.read_complaints()
+        said = " ".join(self._complaints.decode("utf-8", "replace").split())[-300:]
+        how = f"signal {abs(code or 0)}" if killed else f"exit code {code}"
+        raise SourceError("the command ended", where=self.where, got=f"{how}{f' after saying: {said}' if said else ''}")
+
+    def close(self) -> None:
+        """SIGTERM to the whole group, SIGKILL after a second. Idempotent."""
+        if self._process.stdout is None or self._process.stdout.closed:
+            return
+        self._process.stdout.close()
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_TERM_S)
+        self._signal(signal.SIGKILL)  # what the command has started may be left of the group
+        self._process.wait()
+        self._errors.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
