@@ -53,6 +53,11 @@ class Watch:
         pass
 
 
+@pytest.fixture(autouse=True)
+def decoder_in_place() -> None:
+    pytest.importorskip("simplejpeg", reason="without simplejpeg OpenCV decodes each JPEG into a new array")
+
+
 def run(source: str, watch: Watch, **stream: Any) -> None:
     config = build(
         {

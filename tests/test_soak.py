@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
+import statistics
+import subprocess
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
+from tests import emulators
 from tests.test_end_to_end import CLIP, DETECTOR, start, summary_of
 
 pytestmark = pytest.mark.slow
@@ -35,3 +42,40 @@ def test_every_frame_is_accounted_for_at_forty_random_stops() -> None:
         assert process.returncode == 0, (number, err)
         streams = summary_of(out)["streams"]
         assert sum(stream["published"] for stream in streams.values()) >= wanted
+
+
+@pytest.mark.timeout(900)
+def test_memory_is_flat_over_ten_minutes(tmp_path: Path) -> None:
+    """Camera, gate, tracks, zones and result lines: after two minutes resident memory grows by less than 1 MiB/h.
+
+    What a run of this length can tell apart is a slope of some 2 MiB/h, so that is the bound.
+    """
+    config = tmp_path / "edge.toml"
+    with emulators.start("mjpeg", "--fps", 30, "--size", "768x576", "--video", CLIP) as camera:
+        config.write_text(
+            f'[models.detector]\npath = "{DETECTOR}"\nthreads = 1\n'
+            f'[streams.street]\nsource = "{camera.url}"\nmodel = "detector"\ntrack = true\n'
+            "[streams.street.gate]\nstill_s = 5\n"
+            "[streams.street.zones.left]\npolygon = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]\n",
+            encoding="utf-8",
+        )
+        process = start("run", "--config", config, "--quiet", "--json", "--jsonl", os.devnull, "--seconds", 600)
+        samples: list[tuple[float, float]] = []
+        began_s = time.monotonic()
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+            passed_s = time.monotonic() - began_s
+            if passed_s > 120:
+                samples.append((passed_s, resident_mib(process.pid)))
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert summary_of(out)["streams"]["street"]["published"] > 10_000
+    slope_mib_h = statistics.linear_regression(*zip(*samples, strict=True)).slope * 3600
+    print(f"{len(samples)} samples, last {samples[-1][1]:.1f} MiB, slope {slope_mib_h:.2f} MiB/h")
+    assert slope_mib_h < 2
+
+
+def resident_mib(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
