@@ -68,7 +68,9 @@ class Turns:
                 self._end(index)
                 continue
             now_ns = self._clock.mono_ns()
-            self._served_ns[index] = now_ns
+            # A lane of weight w is to go w times before one of weight 1; counted from the very moment of its turn their
+            # claims are equal after w - 1 turns, and chance decides.
+            self._served_ns[index] = now_ns - self._service[index].value_ns // 10
             if self._is_too_old(index, frame, now_ns):
                 frame.lease.release()
                 continue
