@@ -41,6 +41,7 @@ class Turns:
         self._clock = clock
         self._served_ns = [clock.mono_ns()] * len(lanes)
         self._weights = [lane.plan.weight for lane in lanes]
+        self._head_start = head_start(self._weights)
         self._periods_ns = [0] * len(lanes)
         self._promises = any(lane.plan.min_fps for lane in lanes)
         self._service = [Estimate() for _ in lanes]
@@ -68,9 +69,7 @@ class Turns:
                 self._end(index)
                 continue
             now_ns = self._clock.mono_ns()
-            # A lane of weight w is to go w times before one of weight 1; counted from the very moment of its turn their
-            # claims are equal after w - 1 turns, and chance decides.
-            self._served_ns[index] = now_ns - self._service[index].value_ns // 10
+            self._served_ns[index] = now_ns - int(self._head_start * self._service[index].value_ns)
             if self._is_too_old(index, frame, now_ns):
                 frame.lease.release()
                 continue
@@ -137,3 +136,14 @@ class Turns:
     def _last_served(self) -> list[int]:
         """When each lane had its last turn; a frame that the gate held back was one."""
         return [max(at_ns, lane.gated_ns) for at_ns, lane in zip(self._served_ns, self.lanes, strict=True)]
+
+
+def head_start(weights: Sequence[float]) -> float:
+    """By how many service times a lane's age runs ahead after its turn, so that turns are shared as the weights say.
+
+    A lane of weight w is to go w times for each turn of a lane of weight 1, whose claim is then age w (in service
+    times) against w × (1 + h) after turn w, and w + 1 against the same after one more: with h = 1 / (2 (w - 1)) either
+    comparison is half a service time clear, so no jitter decides it. With h = 0 the first would be a tie.
+    """
+    ratio = max(weights, default=1.0) / min(weights, default=1.0)
+    return min(0.5, 0.5 / (ratio - 1)) if ratio > 1 else 0.0
