@@ -197,15 +197,17 @@ def plan_turns(
     in the order in which `pick` would take them.
 
     `services_ns[i]` is lane i's service time, `current` the lane being served from `now_ns` on (None: nobody is).
-    Returns absolute ns per lane; 0 where the worker would take a frame at once. A lane without a frame is told the turn
-    it would get if one came in time. Without `served_ns` all others go before the lane being served.
+    `served_ns` is when each was last served, the `head_start` of their weights taken off. Returns absolute ns per lane;
+    0 where the worker would take a frame at once. A lane without a frame is told the turn it would get if one came in
+    time. Without `served_ns` all others go before the lane being served.
     """
     weights = weights or [1.0] * len(services_ns)
     served = list(served_ns) if served_ns is not None else [0] * len(services_ns)
     periods_ns = _promised(min_periods_ns, len(services_ns))
     at_ns = now_ns
+    ahead = head_start(weights)
     if current is not None:
-        served[current] = now_ns
+        served[current] = now_ns - int(ahead * services_ns[current])
         at_ns += services_ns[current]
     turns = [-1] * len(services_ns)
     ready = [i for i, there in enumerate(in_hand) if there]
@@ -217,7 +219,7 @@ def plan_turns(
                 turns[i] = at_ns
         if min(turns) >= 0:
             break
-        served[chosen] = at_ns
+        served[chosen] = at_ns - int(ahead * services_ns[chosen])
         at_ns += max(1, services_ns[chosen])
     idle_ns = now_ns if current is None else -1
     return [0 if (turn := at_ns if t < 0 else t) == idle_ns else turn for t in turns]
@@ -271,6 +273,17 @@ def min_period_ns(min_fps: float, longest_turn_ns: int) -> int:
         return 0
     period_ns = round(1e9 / min_fps)
     return max(period_ns - longest_turn_ns * 3 // 2, period_ns // 2)
+
+
+def head_start(weights: Sequence[float]) -> float:
+    """By how many service times a lane's age runs ahead after its turn, so that turns are shared as the weights say.
+
+    A lane of weight w is to go w times for each turn of a lane of weight 1, whose claim is then age w (in service
+    times) against w × (1 + h) after turn w, and w + 1 against the same after one more: with h = 1 / (2 (w - 1)) either
+    comparison is half a service time clear, so no jitter decides it. With h = 0 the first would be a tie.
+    """
+    ratio = max(weights, default=1.0) / min(weights, default=1.0)
+    return min(0.5, 0.5 / (ratio - 1)) if ratio > 1 else 0.0
 
 
 class RateCap:

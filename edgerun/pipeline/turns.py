@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgerun.errors import Closed
-from edgerun.pipeline.demand import Estimate, min_period_ns, pick, plan_turns
+from edgerun.pipeline.demand import Estimate, head_start, min_period_ns, pick, plan_turns
 from edgerun.pipeline.ending import Job
 from edgerun.pipeline.lane import Lane
 from edgerun.slot import take_any
@@ -136,14 +136,3 @@ class Turns:
     def _last_served(self) -> list[int]:
         """When each lane had its last turn; a frame that the gate held back was one."""
         return [max(at_ns, lane.gated_ns) for at_ns, lane in zip(self._served_ns, self.lanes, strict=True)]
-
-
-def head_start(weights: Sequence[float]) -> float:
-    """By how many service times a lane's age runs ahead after its turn, so that turns are shared as the weights say.
-
-    A lane of weight w is to go w times for each turn of a lane of weight 1, whose claim is then age w (in service
-    times) against w × (1 + h) after turn w, and w + 1 against the same after one more: with h = 1 / (2 (w - 1)) either
-    comparison is half a service time clear, so no jitter decides it. With h = 0 the first would be a tie.
-    """
-    ratio = max(weights, default=1.0) / min(weights, default=1.0)
-    return min(0.5, 0.5 / (ratio - 1)) if ratio > 1 else 0.0
