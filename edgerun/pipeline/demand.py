@@ -2,7 +2,7 @@
 
 The worker tells each stream's capture thread when its next turn is expected (`plan_turns`). A source that can hold its
 newest frame undecoded decodes it just ahead of that turn (`decode_at`); any other decides when a frame comes whether to
-decode it (`worth_decoding`). `pick` says whose turn it is. docs/freshness.md shows what these rules achieve.
+decode it (`worth_retrieving`). `pick` says whose turn it is. docs/freshness.md shows what these rules achieve.
 All times are ns on the monotonic clock.
 """
 
@@ -91,10 +91,6 @@ class Gaps:
             return None
         return sum(gap > slack_ns for gap in self._gaps_ns) / len(self._gaps_ns)
 
-    def latest_next_ns(self, captured_ns: int) -> int | None:
-        """By when the frame after the one of `captured_ns` has come, going by the longest gap kept; None: unknown."""
-        return captured_ns + max(self._gaps_ns) if self._gaps_ns else None
-
 
 def decode_at(
     now_ns: int,
@@ -140,18 +136,6 @@ def overlap_start(infer_end_ns: int, prepare_ns: int, margin_ns: int) -> int:
     return infer_end_ns - prepare_ns - margin_ns
 
 
-def worth_decoding(now_ns: int, next_arrival_ns: int, wanted_at_ns: int, decode_ns: int) -> bool:
-    """Whether the frame in hand should be decoded, or the next one will still come in time.
-
-    `next_arrival_ns` is when the frame after this one is expected, `wanted_at_ns` when the worker's next turn starts
-    (0: it waits already), `decode_ns` how long decoding takes. The frame in hand is dropped only when its successor
-    would be decoded before the turn starts: then its own result could only have been older.
-    """
-    if wanted_at_ns <= now_ns + decode_ns:
-        return True
-    return next_arrival_ns + decode_ns > wanted_at_ns
-
-
 def worth_retrieving(
     now_ns: int, captured_ns: int, wanted_at_ns: int, decode_ns: int, gaps: Gaps, in_slot_ns: int | None = None
 ) -> bool:
@@ -173,15 +157,6 @@ def worth_retrieving(
         newer_ns = captured_ns - in_slot_ns
         loss_ns = None if share is None else share * (newer_ns if newer_ns >= 0 else gaps.mean_ns)
     return loss_ns is None or 2 * loss_ns > decode_ns
-
-
-def next_turns(now_ns: int, current: int | None, services_ns: Sequence[int], waiting: Sequence[bool]) -> list[int]:
-    """When each lane's next turn starts: the lane being served ends first, then every other waiting lane goes once.
-
-    `services_ns[i]` is lane i's service time, `current` the lane being served from `now_ns` on (None: nobody).
-    Returns absolute ns per lane; 0 where the worker would take a frame at once.
-    """
-    return plan_turns(now_ns, current, services_ns, waiting)
 
 
 def plan_turns(

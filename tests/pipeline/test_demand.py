@@ -13,42 +13,16 @@ from edgerun.pipeline.demand import (
     RateCap,
     decode_at,
     due_in_ns,
+    head_start,
     min_period_ns,
-    next_turns,
     overlap_start,
     pick,
     plan_turns,
-    worth_decoding,
     worth_retrieving,
 )
 
 MS = 1_000_000
 times = st.integers(0, 10_000 * MS)
-
-
-def test_an_idle_worker_gets_every_frame() -> None:
-    assert worth_decoding(now_ns=5 * MS, next_arrival_ns=6 * MS, wanted_at_ns=0, decode_ns=2 * MS)
-
-
-def test_a_frame_whose_successor_comes_in_time_is_not_decoded() -> None:
-    assert not worth_decoding(now_ns=0, next_arrival_ns=10 * MS, wanted_at_ns=50 * MS, decode_ns=2 * MS)
-
-
-def test_the_last_frame_before_the_turn_is_decoded() -> None:
-    assert worth_decoding(now_ns=40 * MS, next_arrival_ns=50 * MS, wanted_at_ns=51 * MS, decode_ns=2 * MS)
-
-
-@given(interval=st.integers(1, 100), service=st.integers(1, 1000), decode=st.integers(0, 20))
-def test_a_steady_camera_always_has_one_frame_ready_per_turn(interval: int, service: int, decode: int) -> None:
-    """Over one turn of a busy worker exactly the newest frame that still comes in time is decoded."""
-    if decode >= interval:
-        return
-    arrivals = range(0, service + 1, interval)
-    decoded = [t for t in arrivals if worth_decoding(t, t + interval, service, decode)]
-    assert decoded, "the worker would start its turn with nothing"
-    assert len(decoded) <= 2
-    newest_in_time = max((t for t in arrivals if t + decode <= service), default=0)
-    assert newest_in_time in decoded
 
 
 @given(waiting=st.lists(st.integers(0, 7), min_size=1, unique=True), ages=st.lists(times, min_size=8, max_size=8))
@@ -130,11 +104,24 @@ def test_equal_weights_take_equal_turns() -> None:
     assert counts == [100] * 4
 
 
+@pytest.mark.parametrize("weight", [1, 2, 3, 5, 8])
+@given(jitter=st.lists(st.integers(-10, 10), min_size=200, max_size=200))
+def test_turns_are_shared_as_the_weights_say_whatever_the_jitter(weight: int, jitter: list[int]) -> None:
+    weights, now, counts = [1.0, float(weight)], 10_000, [0, 0]
+    served = [0, 0]
+    for late in jitter:
+        chosen = pick(range(2), weights, served, now)
+        counts[chosen] += 1
+        served[chosen] = now - int(head_start(weights) * 100)
+        now += 100 + late // (2 * weight)
+    assert abs(counts[1] - weight * counts[0]) <= weight + 1
+
+
 def test_turns_are_told_from_who_is_ahead() -> None:
-    assert next_turns(100, None, [10, 20], [False, False]) == [0, 0]
-    assert next_turns(100, 0, [10, 20], [False, False]) == [110, 110]
-    assert next_turns(100, 0, [10, 20], [False, True]) == [130, 110]
-    assert next_turns(100, 0, [10, 20, 5], [True, True, True]) == [135, 110, 130]
+    assert plan_turns(100, None, [10, 20], [False, False]) == [0, 0]
+    assert plan_turns(100, 0, [10, 20], [False, False]) == [110, 110]
+    assert plan_turns(100, 0, [10, 20], [False, True]) == [130, 110]
+    assert plan_turns(100, 0, [10, 20, 5], [True, True, True]) == [135, 110, 130]
 
 
 def test_on_an_idle_worker_one_lane_is_called_and_the_others_follow() -> None:
@@ -220,9 +207,7 @@ def test_gaps_go_by_what_came_not_by_what_was_stated() -> None:
     assert _gaps(*[143] * 10).mean_ns == 143 * MS
     assert Gaps().mean_ns == 0
     assert Gaps().lateness_ns(0) is None
-    assert Gaps().latest_next_ns(0) is None
     gaps = _gaps(30, 50)
-    assert gaps.latest_next_ns(100 * MS) == 150 * MS
     assert gaps.lateness_ns(40 * MS) == 5 * MS
     assert gaps.late_share(40 * MS) == 0.5
 
