@@ -1,23 +1,28 @@
 """`edgerun run --model … --source URL --threads 1 --jsonl FILE`, its JSON lines completed by the picture's own stamp.
 
-Nothing of the runtime is changed but the JSON lines' writer: it asks for the picture too, reads the stamp out of it as
-all peers do, and writes both with the line. The moment that counts is when the publish thread takes the result, so
+Nothing of the runtime is changed but the JSON lines' writer: it looks at the picture that was inferred, reads the stamp
+out of it as all peers do, and writes both with the line. The moment that counts is when the publish thread takes the result, so
 edgerun's way from worker to publisher is part of its ages.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
 
 from tally import arguments
 
+from edgerun import daemon
+from edgerun.app import App
 from edgerun.bench.stamped import read_any_scale
 from edgerun.cli.main import main as edgerun
+from edgerun.clock import SystemClock
+from edgerun.config import default_device_id
+from edgerun.ports import SinkContext
 from edgerun.publish.jsonl import JsonlSink
 from edgerun.publish.wire import encode_result
-from edgerun.registry import BUILTIN
 from edgerun.types import Publication
 
 
@@ -36,12 +41,16 @@ class StampedJsonlSink(JsonlSink):
 
 def main() -> int:
     args = arguments(__doc__).parse_args()
-    BUILTIN["sink"]["jsonl"] = "__main__:StampedJsonlSink"
-    words = ["run", "--model", args.model, "--source", args.url, "--threads", "1", "--jsonl", args.out]
-    words += ["--quiet", "--json"]
+    sink = StampedJsonlSink(JsonlSink.options(path=args.out), SinkContext(default_device_id(), SystemClock()))
+    daemon.App = functools.partial(App, observers=[sink])
+    words = ["run", "--model", args.model, "--source", args.url, "--threads", "1", "--quiet", "--json"]
     if args.seconds:
         words += ["--seconds", str(args.seconds)]
-    return edgerun(words)
+    try:
+        return edgerun(words)
+    finally:
+        sink.flush(5)
+        sink.close()
 
 
 if __name__ == "__main__":
