@@ -1,8 +1,8 @@
 """`edgerun run --model … --source URL --threads 1 --jsonl FILE`, its JSON lines completed by the picture's own stamp.
 
 Nothing of the runtime is changed but the JSON lines' writer: it looks at the picture that was inferred, reads the stamp
-out of it as all peers do, and writes both with the line. The moment that counts is when the publish thread takes the result, so
-edgerun's way from worker to publisher is part of its ages.
+out of it as all peers do, and writes both with the line. The moment that counts is when the publish thread takes the
+result, so edgerun's way from worker to publisher is part of its ages.
 """
 
 from __future__ import annotations
