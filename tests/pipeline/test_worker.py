@@ -62,16 +62,20 @@ def test_frames_of_several_streams_share_an_inference() -> None:
 
 def test_a_batch_does_not_wait_longer_than_it_may() -> None:
     engine, sink = SteppedEngine(), ListSink()
+    wait = threading.Event()
     pipeline = build(
-        {"a": source(frames=1, lossless=True)}, engine=engine, sinks=[sink], batching=Batching(4, 1_000_000)
+        {"a": source(frames=2, lossless=True, script={1: lambda: wait.wait(600)})},
+        engine=engine,
+        sinks=[sink],
+        batching=Batching(4, 1_000_000),
     )
-    # Nothing else will ever come, and the lane does not end.
-    pipeline.captures[0].close_lanes = lambda: None  # type: ignore[method-assign]
     pipeline.start()
-    assert engine.begun.acquire(timeout=30)
     engine.let.release()
     until(lambda: len(sink.got) == 1)
-    pipeline.lanes[0].slot.close()
+    assert engine.rows == [1]
+    wait.set()
+    engine.let.release()
+    notices_until(pipeline, ended("publish"))
     pipeline.stop(10)
 
 
@@ -95,7 +99,7 @@ def test_a_finished_inference_does_not_wait_for_the_next_frame() -> None:
     engine, sink = SteppedEngine(), ListSink()
     wait = threading.Event()
     pipeline = build(
-        {"a": source(frames=2, lossless=True, script={1: lambda: wait.wait(30)})},
+        {"a": source(frames=2, lossless=True, script={1: lambda: wait.wait(600)})},
         engine=engine,
         sinks=[sink],
         overlapped=True,
