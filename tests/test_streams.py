@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,16 @@ def test_a_camera_that_hangs_delays_nobody(tmp_path: Path, fault: str) -> None:
     for name in "ab":
         taken_ns = [r["mono_ns"] for r in results if r["stream"] == name]
         assert max(after - before for before, after in itertools.pairwise(taken_ns)) < 1e9
+
+
+def test_a_deadline_that_the_model_can_never_meet_is_told_with_the_figure() -> None:
+    done = edgerun(
+        "run", "--model", DETECTOR, "--source", "synthetic:320x240@30", "--max-age-ms", 1, "--seconds", 3, "--quiet",
+        "--json",
+    )  # fmt: skip
+    (account,) = summary_of(done.stdout)["streams"].values()
+    assert account["published"] == 0
+    assert account["expired"] > 30
+    told = [line for line in done.stderr.splitlines() if "raise max_age_ms" in line]
+    assert len(told) == 1
+    assert re.search(r"max_age_ms is 1, and inference alone takes \d+ ms", told[0])

@@ -87,6 +87,7 @@ class Lane:
         """When the frame inferred last was captured, and what its decoder answered. Written by the worker."""
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
+        self._told_hopeless = False
 
     def has_frame(self, now_ns: int) -> bool:
         """Whether a frame waits in the Slot, is held back for the lane's turn, or is just being decoded."""
@@ -104,18 +105,23 @@ class Lane:
         _log.log(level, "stream %s: frame %d failed: %s", self.plan.stream, seq, error)
 
     def expire(self, age_ns: int, now_ns: int) -> None:
-        """Count a frame or result that is too old; told once a minute, since nothing else would tell of it."""
+        """Count a frame or result that is too old; told once a minute, since nothing else would tell of it, and once
+        more when it turns out that the model can never be in time.
+        """
         self.meter.account.end("expired")
-        if self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS:
-            self._told_expired_ns = now_ns
-            service = self.meter.stages["infer"].percentile(50)
-            _log.warning(
-                "stream %s: %.0f ms old and not published: max_age_ms is %g%s (%d so far)",
-                self.plan.stream,
-                age_ns / 1e6,
-                self.plan.max_age_ms,
-                f" and inference alone takes {service:.0f} ms: raise max_age_ms, or take a faster model"
-                if service is not None and service >= self.plan.max_age_ms
-                else "",
-                self.meter.account.view().fates["expired"],
-            )
+        service_ms = self.meter.stages["infer"].percentile(50)
+        hopeless = service_ms is not None and service_ms >= self.plan.max_age_ms
+        due = self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS
+        if not due and (self._told_hopeless or not hopeless):
+            return
+        self._told_expired_ns, self._told_hopeless = now_ns, hopeless
+        _log.warning(
+            "stream %s: %.0f ms old and not published: max_age_ms is %g%s (%d so far)",
+            self.plan.stream,
+            age_ns / 1e6,
+            self.plan.max_age_ms,
+            f", and inference alone takes {service_ms:.0f} ms: raise max_age_ms, or take a faster model"
+            if hopeless
+            else "",
+            self.meter.account.view().fates["expired"],
+        )
