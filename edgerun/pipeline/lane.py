@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 _COMPLAIN_EVERY_NS = 10_000_000_000
 _TELL_EXPIRED_EVERY_NS = 60_000_000_000
+_JUDGE_EVERY = 16  # expired frames: reading a percentile costs more than counting them
 
 
 class LanePlan(msgspec.Struct, frozen=True):
@@ -88,6 +89,7 @@ class Lane:
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
         self._told_hopeless = False
+        self._expired = 0
 
     def has_frame(self, now_ns: int) -> bool:
         """Whether a frame waits in the Slot, is held back for the lane's turn, or is just being decoded."""
@@ -109,10 +111,13 @@ class Lane:
         more when it turns out that the model can never be in time.
         """
         self.meter.account.end("expired")
+        self._expired += 1
+        due = self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS
+        if not due and (self._told_hopeless or self._expired % _JUDGE_EVERY):
+            return
         service_ms = self.meter.stages["infer"].percentile(50)
         hopeless = service_ms is not None and service_ms >= self.plan.max_age_ms
-        due = self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS
-        if not due and (self._told_hopeless or not hopeless):
+        if not due and not hopeless:
             return
         self._told_expired_ns, self._told_hopeless = now_ns, hopeless
         _log.warning(
