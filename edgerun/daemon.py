@@ -19,6 +19,7 @@ from edgerun.clock import SystemClock
 from edgerun.config import Config, RunOptions
 from edgerun.errors import EdgerunError, SourceError, StageError
 from edgerun.pipeline.notice import (
+    EngineNotice,
     Notice,
     NoticeBoard,
     StopRequested,
@@ -108,6 +109,8 @@ class _Turn:
             if isinstance(notice, StreamNotice):
                 self._last_reason[notice.stream] = notice.reason
                 self._app.tell(notice)
+            if isinstance(notice, EngineNotice):
+                self._app.tell_engine(notice)
             self._app.tick()
 
     def _wait_for_delivery(self) -> None:

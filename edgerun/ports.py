@@ -180,6 +180,8 @@ class Decoder(Protocol):
 
     options: ClassVar[type[msgspec.Struct]]
     labels: tuple[str, ...]
+    wants_inputs: bool
+    """Whether `decode` gets the model's inputs behind its outputs."""
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
         """`outputs` as the engine gave them; boxes in the answer lie in 0..1 of the frame, highest score first.

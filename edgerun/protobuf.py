@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+MOST_FIELDS = 1 << 21
+"""Of one message: far more nodes or weights than any graph has, and few enough to be read in seconds."""
+
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and bytes of every length-delimited and fixed-width field, as they lie."""
-    for field, kind, _, part in _scan(message):
+    for field, kind, _, part in records(message):
         if kind != 0:
             yield field, part
 
 
 def numbers(message: memoryview) -> Iterator[tuple[int, int]]:
     """Number and value (unsigned) of every varint field."""
-    for field, kind, number, _ in _scan(message):
+    for field, kind, number, _ in records(message):
         if kind == 0:
             yield field, number
 
@@ -36,9 +39,13 @@ def signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-def _scan(message: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
-    at, end = 0, len(message)
+def records(message: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
+    """Number, wire type, value (varint fields, unsigned) and bytes of every field, as they lie."""
+    at, end, left = 0, len(message), MOST_FIELDS
     while at < end:
+        left -= 1
+        if left < 0:
+            raise ValueError(f"a message of more than {MOST_FIELDS} fields")
         tag, at = _varint(message, at)
         kind, number = tag & 7, 0
         if kind == 0:

@@ -215,5 +215,5 @@ def _worker(
     info = ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator)
     turns = Turns(lanes, ready, shared.clock, batching)
     ending = Ending(info, shared.outbox, shared.clock, keep_pictures=shared.keep_pictures)
-    kind = Worker if model.engine.info.accelerator == "cpu" else OverlappedWorker
+    kind = OverlappedWorker if model.overlapped else Worker
     return kind(name, model.engine, model.preprocess, turns, ending, shared.clock)

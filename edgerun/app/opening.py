@@ -8,7 +8,9 @@ from edgerun.config import Config, ModelConfig, StreamConfig
 from edgerun.decode.select import Select
 from edgerun.errors import EdgerunError, ModelError
 from edgerun.infer import open_engine
-from edgerun.models import Bundle, complete, load, read_labels
+from edgerun.infer.fallback import OnChange
+from edgerun.infer.state import with_state
+from edgerun.models import Bundle, complete, fix_sizes, load, read_labels, recurrence
 from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext
 from edgerun.preprocess import PicturePreprocess
 from edgerun.registry import resolve
@@ -20,17 +22,43 @@ class LoadedModel(msgspec.Struct, frozen=True):
     bundle: Bundle
     engine: Engine
     preprocess: PicturePreprocess
+    overlapped: bool
+    """Whether it may run on something else than the CPU, so that the next input is to be prepared meanwhile."""
 
 
-def open_model(config: ModelConfig) -> LoadedModel:
-    """Load, verify and open one model. Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`."""
-    bundle = load(config.path)
+def open_model(config: ModelConfig, on_change: OnChange | None = None) -> LoadedModel:
+    """Load, verify and open one model; `on_change` is told when it runs on another accelerator.
+
+    Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`.
+    """
+    bundle = fix_sizes(load(config.path).of_format(config.engine), config.size)
     kind = config.engine or bundle.format
     engine_class = resolve("engine", kind)
     chosen = {"runtime": config.runtime} if kind == "tflite" else {}
     batch = config.batch.max if config.batch is not None else 1
     context = EngineContext(bundle.model, str(config.path), threads=config.threads, batch=batch)
-    engine = open_engine(engine_class, engine_class.options(**chosen), context, config.accelerators)
+    options = engine_class.options(**chosen)
+
+    def open_it() -> Engine:
+        return open_engine(
+            engine_class,
+            options,
+            context,
+            config.accelerators,
+            model_for=lambda name: bundle.artifact_for(name).model,
+            on_change=on_change,
+        )
+
+    plan = recurrence(bundle)
+    engine = with_state(
+        open_it(),
+        str(config.path),
+        state=plan.state,
+        constants=plan.constants,
+        shapes=plan.shapes,
+        variables=plan.variables,
+        reopen=open_it,
+    )
     try:
         labels = read_labels(config.labels) if config.labels is not None else None
         bundle = complete(
@@ -41,12 +69,15 @@ def open_model(config: ModelConfig) -> LoadedModel:
             labels=labels,
             threshold=config.threshold,
             top_k=config.top_k,
+            pixels=config.pixels,
+            size=config.size,
         )
         # Beside an accelerator the next input is filled while this one is worked on.
-        rows = batch if engine.info.accelerator == "cpu" else 2 * batch
+        overlapped = config.accelerators[0] != "cpu"
+        rows = 2 * batch if overlapped else batch
         picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
         picture.pop("name", None)
-        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=rows))
+        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=rows), overlapped)
     except EdgerunError:
         engine.close()
         raise

@@ -17,18 +17,20 @@ from edgerun.clock import Clock
 from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
+from edgerun.infer.fallback import Event
 from edgerun.pipeline.ending import Delivery
-from edgerun.pipeline.notice import NoticeBoard, StopRequested, StreamNotice
+from edgerun.pipeline.notice import EngineNotice, NoticeBoard, StopRequested, StreamNotice
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
-from edgerun.ports import Sink, SinkContext
+from edgerun.ports import Engine, Sink, SinkContext
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.telemetry import payload
 from edgerun.telemetry.ledger import Ledger
 from edgerun.telemetry.reporter import EngineReport, ReportedDevice, Reporter
 from edgerun.telemetry.states import StateKeeper
+from edgerun.types import EngineInfo
 
 if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
     from edgerun.broker.connection import Connection, ConnectionStats
@@ -76,7 +78,8 @@ class App:
         self._ended: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._delivery: ConnectionStats | None = None
         try:
-            self._models = {name: open_model(model) for name, model in self._used_models()}
+            for name, model in self._used_models():
+                self._models[name] = open_model(model, partial(self._engine_changed, name))
             streams = config.streams.items()
             self._states = StateKeeper({n: self._models[s.models[0]].engine.info.accelerator for n, s in streams})
             if config.mqtt is not None:
@@ -148,6 +151,20 @@ class App:
             if notice.reason:  # coming up at the start is no event
                 self._reporter.send_event(self._broker, notice.state, notice.reason, notice.stream)
 
+    def tell_engine(self, notice: EngineNotice) -> None:
+        """Log and publish that an engine runs on another accelerator now, or on none."""
+        recovered = notice.event == "recovered"
+        level = logging.INFO if recovered else logging.WARNING
+        _log.log(level, "model %s %s: %s (now on %s)", notice.model, notice.event, notice.reason, notice.accelerator)
+        degraded = bool(self._models[notice.model].engine.info.fallbacks)
+        for name, stream in self._config.streams.items():
+            if notice.model in stream.models:
+                self._states.set_state(name, "degraded" if degraded else "running", notice.reason if degraded else "")
+                if self._broker is not None:
+                    self._reporter.send_event(self._broker, notice.event, notice.reason, name)
+        if self._broker is not None:
+            self._reporter.send_states(self._broker)
+
     def next_tick_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""
         beat_ns = self.clock.mono_ns() + round(BEAT_S * 1e9)
@@ -178,6 +195,10 @@ class App:
             if sent is None
             else {"acked": sent.acked, "waiting": sent.waiting + sent.in_flight, "dropped": dict(sent.dropped)},
         )
+
+    def _engine_changed(self, model: str, event: Event, info: EngineInfo, reason: str) -> None:
+        """Called by the thread that infers."""
+        self._notices.put(EngineNotice(model, event, info.accelerator, reason))
 
     def _cache_stats(self, model: str) -> dict[str, int] | None:
         cache = self._caches.get(model)
@@ -260,7 +281,10 @@ class App:
             bundle = self._models[worker.name].bundle
             installed = payload.InstalledModel(bundle.name, bundle.version, bundle.sha256)
             engines[worker.name] = EngineReport(
-                installed, worker.engine.info, worker.read_busy_ns, partial(self._cache_stats, worker.name)
+                installed,
+                partial(_info_of, worker.engine),
+                worker.read_busy_ns,
+                partial(self._cache_stats, worker.name),
             )
         mqtt = self._config.mqtt
         device = ReportedDevice(
@@ -301,3 +325,7 @@ class App:
 
     def _left_s(self, deadline_ns: int) -> float:
         return max(0.0, (deadline_ns - self.clock.mono_ns()) / 1e9)
+
+
+def _info_of(engine: Engine) -> EngineInfo:
+    return engine.info

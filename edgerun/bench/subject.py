@@ -138,7 +138,7 @@ class OpenSubject:
             prepared_ns = now_ns()
             outputs = infer([tensor])
             inferred_ns = now_ns()
-            decoder.decode(outputs, placement)
+            decoder.decode((*outputs, tensor) if decoder.wants_inputs else outputs, placement)
             preparing.append(prepared_ns - began_ns)
             inferring.append(inferred_ns - prepared_ns)
             decoding.append(now_ns() - inferred_ns)

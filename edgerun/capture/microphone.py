@@ -115,7 +115,6 @@ class MicrophoneSource:
 def _arguments(program: str, options: Options) -> list[str]:
     micros = [f"--period-time={round(_PERIOD_S * 1e6)}", f"--buffer-time={round(_BUFFER_S * 1e6)}"]
     return [
-        *(program, "--quiet", "--file-type=raw", "--format=S16_LE", *micros),
+        *(program, "--file-type=raw", "--format=S16_LE", *micros),
         *(f"--device={options.device}", f"--rate={options.rate_hz}", f"--channels={options.channels}"),
-        "-",
     ]

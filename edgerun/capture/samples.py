@@ -28,15 +28,24 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=10_000_000)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Dtype = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 
+LARGEST = float(np.finfo(np.float32).max)
+"""What is beyond it, and NaN, is no value."""
+
 _SLICE_S = 0.25
 _READ_BYTES = 65536  # a pipe's capacity (pipe(7))
 
 
 class WindowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`window_samples`: how many samples the model looks at; `hop_samples` None: as many, windows touch each other."""
+    """How samples are cut into windows."""
 
-    window_samples: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-    hop_samples: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    window_samples: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1_000_000)],
+        msgspec.Meta(description="How many samples the model looks at."),
+    ]
+    hop_samples: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None,
+        msgspec.Meta(description="From one window to the next; by default as many as a window holds."),
+    ] = None
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -94,8 +103,9 @@ class FdReader:
         self._silence.watch()
         try:
             while not self._context.stop.is_set():
-                self._aside()
-                data = self._read(most) if self._wait() else None
+                readable = self._wait()
+                self._aside()  # before reading: what was said before these bytes were written is about them
+                data = self._read(most) if readable else None
                 if data is not None:
                     self._silence.heard()
                     return data
@@ -145,9 +155,8 @@ class RawNumbers:
         whole = len(data) - len(data) % self.sample_bytes
         self._rest = data[whole:]
         numbers = np.frombuffer(data[:whole], self._dtype).reshape(-1, self._channels)
-        if self._scale == 1 and self._offset == 0:
-            return numbers.astype(np.float32)
-        return (numbers * self._scale + self._offset).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no number any more is refused with its window
+            return (numbers * self._scale + self._offset).astype(np.float32)
 
 
 class Arrivals:

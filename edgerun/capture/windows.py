@@ -46,8 +46,9 @@ class Windows:
         kept = samples[-self.size :]
         start = at % self.size
         until_end = min(len(kept), self.size - start)
-        self._ring[start : start + until_end] = kept[:until_end]
-        self._ring[: len(kept) - until_end] = kept[until_end:]
+        with np.errstate(over="ignore", invalid="ignore"):  # from float64: inf
+            self._ring[start : start + until_end] = kept[:until_end]
+            self._ring[: len(kept) - until_end] = kept[until_end:]
         self._count += len(samples)
 
     def gap(self) -> None:

@@ -77,11 +77,16 @@ def _understood(config: Config) -> Iterator[str]:
         yield f"ok  mqtt {config.mqtt.url}{login}, topics {config.mqtt.prefix}/{config.device.id}/…"
     for name, model in config.models.items():
         threads = f"{model.threads} thread{'s' * (model.threads > 1)}"
-        yield f"ok  model {name}: {model.path}, {', then '.join(model.accelerators)}, {threads}"
+        yield f"ok  model {name}: {model.path}, {', then '.join(map(_kind, model.accelerators))}, {threads}"
     for name, stream in config.streams.items():
         rate = f", at most {stream.max_fps:g} results/s" if stream.max_fps else ""
         only = f", only {', '.join(stream.labels)}" if stream.labels else ""
-        yield f"ok  stream {name}: {_source(stream)} → {', '.join(stream.models)}, at most {stream.max_age_ms:g} ms old{rate}{only}"
+        models = ", ".join(stream.models)
+        yield f"ok  stream {name}: {_source(stream)} → {models}, at most {stream.max_age_ms:g} ms old{rate}{only}"
+
+
+def _kind(accelerator: str | dict[str, Any]) -> str:
+    return accelerator if isinstance(accelerator, str) else str(accelerator.get("kind"))
 
 
 def _source(stream: StreamConfig) -> str:

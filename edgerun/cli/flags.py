@@ -23,6 +23,8 @@ _KEYS = {
     "top_k": "models.*.top_k",
     "labels": "models.*.labels",
     "decoder": "models.*.decoder",
+    "pixels": "models.*.pixels",
+    "size": "models.*.size",
     "threshold": "streams.*.threshold",
     "max_age_ms": "streams.*.max_age_ms",
     "max_fps": "streams.*.max_fps",
@@ -58,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--top-k", metavar="K", type=_scalar, help="classes reported of a classification (5)")
     model.add_argument("--labels", metavar="FILE", help="one label a line, instead of the model's own")
     model.add_argument("--decoder", metavar="KIND", help=f"how its outputs are read: {', '.join(kinds('decoder'))}")
+    model.add_argument(
+        "--pixels", metavar="RANGE", help="what its pixels were normalised to: 0..255, 0..1, -1..1 or imagenet"
+    )
+    model.add_argument("--size", metavar="WxH", type=_size, help="of its picture, where the file leaves it open")
     model.add_argument("--threshold", metavar="T", type=_scalar, help="lowest score reported (the bundle's, else 0.5)")
     pace = parser.add_argument_group("pace")
     pace.add_argument("--max-age-ms", metavar="MS", type=_scalar, help="no result older than this (1000)")
@@ -210,3 +216,9 @@ def _scalar(text: str) -> int | float | str:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _size(text: str) -> Any:
+    """640x480 as a pair; anything else as it is, for the config to refuse."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    return [int(match[1]), int(match[2])] if match else text

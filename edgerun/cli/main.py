@@ -20,6 +20,8 @@ COMMANDS = {
     "demo": ("edgerun.cli.demo", "the bundled detector on a bundled clip of a street"),
     "run": ("edgerun.cli.run", "the daemon: cameras in, detections out"),
     "check": ("edgerun.cli.check", "validate a config and its models without starting"),
+    "doctor": ("edgerun.cli.doctor", "what this device has, what is wrong with it, and what to do about it"),
+    "models": ("edgerun.cli.models", "look into model files: what is understood, from where, and what is needed"),
     "bench": ("edgerun.cli.bench", "latency, throughput, CPU, memory and energy of a model; ages of a whole pipeline"),
     "tune": ("edgerun.cli.tune", "the best runtime, accelerator, threads and batch on this machine, as config lines"),
 }

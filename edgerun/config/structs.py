@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -70,6 +70,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=NAME, extra={"expected": NAME_WORDS})]
 Text = Annotated[str, Meta(min_length=1)]
 Url = Annotated[str, Meta(extra={"parse": broker_url, "expected": "mqtt://, mqtts://, ws:// or wss://host[:port]"})]
+Side = Annotated[int, Meta(ge=1, le=16384)]
+AcceleratorTable = dict[str, Any]
 Prefix = Annotated[str, Meta(extra={"parse": topic_prefix, "expected": "topic levels without + # $ or spaces"})]
 
 
@@ -124,12 +126,23 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Which TFLite library; `auto` takes the one installed, LiteRT first."),
     ] = "auto"
     accelerators: Annotated[
-        Annotated[tuple[Name, ...], Meta(min_length=1)],
-        Meta(description="Tried in this order; without `cpu` in it, none working is an error rather than slow."),
+        Annotated[tuple[Name | AcceleratorTable, ...], Meta(min_length=1)],
+        Meta(
+            description="Tried in this order: names, or tables of a `kind` and its options; `auto` is what the board "
+            "has. Without `cpu` in it, none working is an error rather than slow.",
+            extra={"expected": "a list of names or tables with kind"},
+        ),
     ] = ("cpu",)
     threads: Annotated[
         Annotated[int, Meta(ge=1, le=256)], Meta(description="CPU threads; by default 2, or 1 on a single core.")
     ] = msgspec.field(default_factory=default_threads)
+    pixels: Annotated[
+        Literal["0..255", "0..1", "-1..1", "imagenet"] | None,
+        Meta(description="What its pixels were normalised to in training; needed where neither bundle nor file says."),
+    ] = None
+    size: Annotated[
+        tuple[Side, Side] | None, Meta(description="Width and height of its picture, where the file leaves them open.")
+    ] = None
     decoder: Annotated[
         Text | None, Meta(description="How its outputs are read; needed where neither bundle nor file says.")
     ] = None

@@ -73,6 +73,7 @@ class BlazeFaceDecoder:
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
+    wants_inputs: bool = False
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
         self._options = options
@@ -104,15 +105,15 @@ class BlazeFaceDecoder:
         if not len(found):
             return Answer(detections=())
         boxes, points = self._decode_rows(outputs[self._boxes_at], found)
-        order = best_order(boxes.astype(np.float32), scores, np.zeros(len(found), np.intp), self._options.max_candidates)
+        one = np.zeros(len(found), np.intp)
+        order = best_order(boxes.astype(np.float32), scores, one, self._options.max_candidates)
         boxes, points, scores = self._blend(boxes[order], points[order], scores[order])
         placed, whole = to_frame(boxes, placement)
         kept = np.flatnonzero(whole)
         figures = np.empty((len(kept), points.shape[1], 3))
         figures[..., :2] = points[kept]
         figures[..., 2] = scores[kept, None]
-        found = np.zeros(len(kept), np.intp)
-        return detections(placed[kept], scores[kept], found, self._names, keypoints_in_frame(figures, placement))
+        return detections(placed[kept], scores[kept], one[kept], self._names, keypoints_in_frame(figures, placement))
 
     def _decode_rows(self, raw: Tensor, rows: NDArray[np.intp]) -> tuple[_Boxes, _Boxes]:
         """Boxes K×4 (x0, y0, x1, y1) and points K×P×2 of the anchors `rows`, in 0..1 of the input."""
@@ -134,7 +135,8 @@ class BlazeFaceDecoder:
         """Best first: each is averaged with what overlaps it by more than `iou`, which is then used up."""
         left = np.arange(len(boxes))
         areas = (boxes[:, 2] - boxes[:, 0]).clip(0) * (boxes[:, 3] - boxes[:, 1]).clip(0)
-        out_boxes, out_points, best = [], [], []
+        out_boxes, out_points = [], []
+        best: list[int] = []
         while len(left) and len(best) < self._options.max_detections:
             top = left[0]
             low = np.maximum(boxes[left, :2], boxes[top, :2])
@@ -148,19 +150,16 @@ class BlazeFaceDecoder:
             weights /= weights.sum()
             out_boxes.append(weights @ boxes[group])
             out_points.append(np.tensordot(weights, points[group], 1))
-            best.append(top)
+            best.append(int(top))
             left = left[~together]
         return np.array(out_boxes), np.array(out_points), scores[best]
 
 
 def _roles(outputs: Sequence[TensorSpec], count: int) -> tuple[int, int]:
     """Which output holds the regressors, and which the logits. Raises `ModelError`."""
-
-    def rows(spec: TensorSpec, fits: bool) -> bool:
-        return fits and len(spec.shape) >= 2 and spec.shape[-2] in (count, -1)
-
-    boxes = [at for at, spec in enumerate(outputs) if rows(spec, spec.shape[-1:] >= (4,) and spec.shape[-1] % 2 == 0)]
-    scores = [at for at, spec in enumerate(outputs) if rows(spec, spec.shape[-1:] == (1,))]
+    rows = [(at, spec.shape[-1]) for at, spec in enumerate(outputs) if spec.shape[-2:-1] in ((count,), (-1,))]
+    boxes = [at for at, width in rows if width >= 4 and width % 2 == 0]
+    scores = [at for at, width in rows if width == 1]
     if len(boxes) != 1 or len(scores) != 1:
         raise _not_ours(outputs, count)
     return boxes[0], scores[0]
@@ -170,7 +169,7 @@ def _not_ours(outputs: Sequence[TensorSpec], count: int) -> ModelError:
     return ModelError(
         "the outputs are not those of BlazeFace",
         where=_WHERE,
-        expected=f"1×{count}×(4 + 2 per keypoint) and 1×{count}×1, one scale each (the options describe {count} anchors)",
+        expected=f"1×{count}×(4 + 2 per keypoint) and 1×{count}×1 with one scale (for {count} anchors)",
         got=describe(outputs),
         remedy="set strides, per_cell and input_size as the model was trained, or use another decoder",
     )

@@ -44,6 +44,7 @@ class ClassifyDecoder:
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
+    wants_inputs: bool = False
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
         self._options, self._top_k, self._threshold = options, context.top_k, np.float32(context.threshold)

@@ -47,6 +47,7 @@ class DetectionPostprocessDecoder:
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
+    wants_inputs: bool = False
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
         self._offset = options.class_offset

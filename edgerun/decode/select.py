@@ -25,6 +25,7 @@ class Select:
         self._decoder = decoder
         self._labels = frozenset(labels)
         self.options = decoder.options  # type: ignore[misc]
+        self.wants_inputs = getattr(decoder, "wants_inputs", False)
         known = decoder.labels
         for label in sorted(self._labels):
             if label in known or (not known and label.isdecimal()):
@@ -48,6 +49,9 @@ class Select:
         if answer.classes:
             named = tuple(found for found in answer.classes if found.label in wanted)
             return answer if len(named) == len(answer.classes) else msgspec.structs.replace(answer, classes=named)
+        if answer.segments:
+            parts = tuple(found for found in answer.segments if found.label in wanted)
+            return answer if len(parts) == len(answer.segments) else msgspec.structs.replace(answer, segments=parts)
         return answer
 
 

@@ -93,6 +93,7 @@ class SsdAnchorsDecoder:
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
+    wants_inputs: bool = False
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
         self._options = options

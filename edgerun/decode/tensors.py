@@ -89,7 +89,7 @@ def softmax(real: NDArray[Any], axis: int = -1, out: NDArray[np.float32] | None 
 
     Written into `out` where there is one, which may be `real` itself.
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         shifted: NDArray[np.float32] = np.subtract(real, real.max(axis=axis, keepdims=True), out=out)
         np.exp(shifted, out=shifted)
         np.divide(shifted, shifted.sum(axis=axis, keepdims=True), out=shifted)

@@ -1,4 +1,4 @@
-"""YOLO detectors, v5 and v8/v11, exported without their own suppression."""
+"""YOLO detectors: v5 and v8/v11, exported without their own suppression, and the end-to-end v10 and v26."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from edgerun.decode.answer import Limits, class_names, strongest
 from edgerun.decode.tensors import Buffer, ScoreMap, dequantise, describe, not_numbers, wrong_size
+from edgerun.decode.yolo_end import EndToEnd, find_rows
 from edgerun.decode.yolo_maps import ANCHORS, BINS, AnchorMaps, Candidates, DistributionMaps, find_maps
+from edgerun.decode.yolo_units import Units, in_pixels, input_size, known_units
 from edgerun.errors import ModelError
 from edgerun.ports import DecoderContext
 from edgerun.types import Answer, Placement, Tensor, TensorSpec
@@ -20,7 +22,7 @@ from edgerun.types import Answer, Placement, Tensor, TensorSpec
 _WHERE = "decoder yolo"
 _EXPECTED = (
     "one output 1×A×(5+classes) (v5), 1×(4+classes)×A or 1×A×(4+classes) (v8, v11), "
-    "or three feature maps 1×3×H×W×(5+classes) (v5), 1×(64+classes)×H×W (v8, v11)"
+    "three feature maps 1×3×H×W×(5+classes) (v5), 1×(64+classes)×H×W (v8, v11), or rows 1×N×6 (v10, v26)"
 )
 _Count = Annotated[int, Meta(ge=1)]
 _Pair = tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
@@ -30,8 +32,10 @@ _Anchors = Annotated[tuple[Annotated[tuple[_Pair, ...], Meta(min_length=1)], ...
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which YOLO, and what its numbers mean.
 
-    `version`: "5" has an objectness before the class scores, "8" (also v9 and v11) has none. "auto" goes by the number
-    of anchors, of which v5 has three times as many as the grids have cells and v8 one, else by the number of labels.
+    `version`: "5" has an objectness before the class scores, "8" (also v9 and v11) has none, "10" (also v26, and
+    exports with `nms=True`) is end-to-end: its rows are the answer, not suppressed any further. "auto" goes by the
+    number of anchors, of which v5 has three times as many as the grids have cells and v8 one, else by the number of
+    labels; rows of 6 that fit no grid are end-to-end.
     `box_units`: "pixels" of the model's input (ONNX exports) or "normalised" to 0..1 (TFLite exports). "auto": an 8-bit
     output whose range ends at 2 or below is normalised, one that goes beyond holds pixels; float outputs are judged
     on each frame with detections, by the largest centre over all anchors: anchors cover the whole picture, so it lies
@@ -40,8 +44,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decodes its boxes itself.
     """
 
-    version: Literal["auto", "5", "8"] = "auto"
-    box_units: Literal["auto", "pixels", "normalised"] = "auto"
+    version: Literal["auto", "5", "8", "10"] = "auto"
+    box_units: Units = "auto"
     iou: Annotated[float, Meta(ge=0, le=1)] = 0.45
     max_detections: _Count = 300
     max_candidates: _Count = 1000
@@ -57,15 +61,16 @@ class _Head(Protocol):
 
 
 class YoloDecoder:
-    """`1×A×(5+C)`, `1×(4+C)×A`, `1×A×(4+C)` or feature maps → detections, suppressed class by class.
+    """`1×A×(5+C)`, `1×(4+C)×A`, `1×A×(4+C)` or feature maps → detections, suppressed class by class; or rows `1×N×6`.
 
     Feature maps are v5's `1×3×H×W×(5+C)`, `1×H×W×3(5+C)`, `1×3(5+C)×H×W`, and v8's `1×(64+C)×H×W`, `1×H×W×(64+C)`.
     An anchor counts as its best class, with that class's score (v5: times the objectness), as in the original
-    projects' prediction.
-    `labels` names the classes an answer can hold.
+    projects' prediction. Rows are (x0, y0, x1, y1, score, class), see `yolo_end.EndToEnd`.
+    `labels` names the classes an answer can hold; empty for rows without labels, which do not tell how many there are.
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
+    wants_inputs: bool = False
 
     def __init__(self, options: Options, context: DecoderContext) -> None:
         self._limits = Limits(options.iou, options.max_candidates, options.max_detections)
@@ -76,19 +81,47 @@ class YoloDecoder:
                 expected="as many anchors for each feature map",
                 got=", ".join(str(len(shapes)) for shapes in options.anchors),
             )
-        size = _input_size(context)
+        size = input_size(context)
+        self._end = _end_head(options, context, size)
+        if self._end is not None:
+            self.labels = context.labels
+            return
         self._head: _Head = _maps_head(options, context, size) or _Flat(options, context, size)
         self._names = class_names(context.labels, self._head.classes, _WHERE)
         self.labels = self._names
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
         """See `ports.Decoder`; the cost is one pass over the scores, and then grows with what reaches the threshold."""
+        if self._end is not None:
+            return self._end.decode(outputs, placement)
         centred, scores, classes = self._head.candidates(outputs)
         if not len(scores):
             return Answer(detections=())
         half = centred[:, 2:] / 2
         corners = np.concatenate((centred[:, :2] - half, centred[:, :2] + half), axis=1)
         return strongest(corners, scores, classes, placement, self._names, self._limits)
+
+
+def _end_head(options: Options, context: DecoderContext, size: tuple[int, int]) -> EndToEnd | None:
+    """The end-to-end head, where one is asked for, or no other reading is possible."""
+    found = find_rows(context.outputs, 0) if options.version in ("auto", "10") else []
+    if options.version == "auto" and found and (min(size) <= 0 or _readings(options, context.outputs, size)):
+        return None
+    if options.version == "10" and len(found) != 1:
+        raise _unreadable(len(found) > 1, context, size)
+    if len(found) != 1:
+        return None
+    rows = found[0]
+    return EndToEnd(
+        rows,
+        context.outputs[rows.output],
+        size,
+        options.box_units,
+        context.threshold,
+        context.labels,
+        options.max_detections,
+        _WHERE,
+    )
 
 
 def _maps_head(options: Options, context: DecoderContext, size: tuple[int, int]) -> _Head | None:
@@ -147,21 +180,7 @@ class _Flat:
         self._spec, self._size = spec, size
         self._real, self._best_class = Buffer(), Buffer()
         self._map = ScoreMap(spec, context.threshold, "none", _WHERE)
-        self._units = self._known_units(options.box_units)
-
-    def _known_units(self, units: str) -> str:
-        if units == "auto" and self._spec.scale and self._spec.dtype in ("int8", "uint8"):
-            top = np.array(np.iinfo(self._spec.dtype).max)
-            units = "normalised" if dequantise(top, self._spec) <= 2 else "pixels"
-        if units != "normalised" and min(self._size) <= 0:
-            raise ModelError(
-                "boxes may be in pixels and the size of the model's input is not known",
-                where=_WHERE,
-                expected="the size of the picture input, or boxes in 0..1",
-                got=f"input size {self._size[0]}×{self._size[1]}",
-                remedy='state the input\'s size in the manifest, or set box_units = "normalised"',
-            )
-        return units
+        self._units = known_units(options.box_units, spec, size, _WHERE)
 
     def candidates(self, outputs: Sequence[Tensor]) -> Candidates:
         """Raises `FrameError` when scores, or boxes of candidates, are not numbers."""
@@ -181,7 +200,7 @@ class _Flat:
         boxes = dequantise(rows[:4, found], self._spec).T.astype(np.float64)
         if not np.isfinite(boxes).all():
             raise not_numbers("boxes", self._spec, _WHERE)
-        if self._in_pixels(rows):
+        if in_pixels(self._units, rows[0], rows[1], self._spec, _WHERE):
             boxes /= (*self._size, *self._size)
         return boxes, scores, classes
 
@@ -200,27 +219,6 @@ class _Flat:
         scores = objectness * self._map.scores(best)
         enough = scores >= self._map.threshold
         return found[enough], scores[enough], classes[enough]
-
-    def _in_pixels(self, rows: Tensor) -> bool:
-        if self._units != "auto":
-            return self._units == "pixels"
-        top = np.maximum(rows[0].max(), rows[1].max())  # of each alone: together NumPy would gather them
-        largest = float(dequantise(np.asarray(top), self._spec))
-        if not np.isfinite(largest):
-            raise not_numbers("boxes", self._spec, _WHERE)
-        return largest > 2
-
-
-def _input_size(context: DecoderContext) -> tuple[int, int]:
-    """Width and height of the picture input: as the context states it, else by the input's shape (NHWC or NCHW)."""
-    if min(context.input_size) > 0:
-        return context.input_size
-    for spec in context.inputs:
-        if len(spec.shape) == 4 and spec.shape[3] in (1, 3) and min(spec.shape[1:3]) > 0:
-            return spec.shape[2], spec.shape[1]
-        if len(spec.shape) == 4 and spec.shape[1] in (1, 3) and min(spec.shape[2:]) > 0:
-            return spec.shape[3], spec.shape[2]
-    return 0, 0
 
 
 def _cells(size: tuple[int, int]) -> set[int]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from edgerun.device.machine import Machine
+from edgerun.device.machine import Machine, understood
 
 BoardKind = Literal["raspberry-pi", "jetson", "coral-dev", "arm", "pc", "unknown"]
 
@@ -66,7 +66,8 @@ def processors(machine: Machine) -> tuple[int, str | None]:
 def memory_bytes(machine: Machine) -> tuple[int, int] | None:
     """All of it and what is available (proc(5), meminfo); None where it is not told."""
     lines = (machine.text("proc/meminfo") or "").splitlines()
-    kib = {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if value.strip()}
+    with understood("proc/meminfo"):
+        kib = {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if value.strip()}
     if "MemTotal" not in kib:
         return None
     return kib["MemTotal"] * 1024, kib.get("MemAvailable", kib.get("MemFree", 0)) * 1024
@@ -80,7 +81,8 @@ def limits(machine: Machine) -> Limits:
     for folder in _upwards("sys/fs/cgroup", groups.get("")):
         memory += _amount(machine.text(f"{folder}/memory.max"))
         quota, _, period = (machine.text(f"{folder}/cpu.max") or "max 100000").partition(" ")
-        cpus += [] if quota == "max" else [int(quota) / int(period or 100000)]
+        with understood(f"{folder}/cpu.max"):
+            cpus += [] if quota == "max" else [int(quota) / int(period or 100000)]
     for folder in _upwards("sys/fs/cgroup/memory", groups.get("memory")):
         memory += [size for size in _amount(machine.text(f"{folder}/memory.limit_in_bytes")) if size < 1 << 60]
     return Limits(min(memory, default=None), min(cpus, default=None), _has_memory_cgroup(machine))
@@ -161,7 +163,7 @@ def _has_memory_cgroup(machine: Machine) -> bool:
     if "memory" in (machine.text("sys/fs/cgroup/cgroup.controllers") or "").split():
         return True
     for line in (machine.text("proc/cgroups") or "").splitlines():
-        name, *numbers = line.split()
-        if name == "memory":
-            return numbers[-1] == "1" and machine.exists("sys/fs/cgroup/memory")
+        words = line.split()
+        if words[:1] == ["memory"]:
+            return words[-1] == "1" and machine.exists("sys/fs/cgroup/memory")
     return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgerun.device.machine import Machine, Owner
+from edgerun.device.machine import Machine, Owner, understood
 
 _CAP_DAC_OVERRIDE = 1 << 1
 """capabilities(7): passes by every permission bit."""
@@ -19,10 +19,18 @@ class Identity(msgspec.Struct, frozen=True):
 
     def may_use(self, owner: Owner) -> bool:
         """Whether a node of that owner can be read and written."""
+        return self._has(owner, 0o6)
+
+    def may_write_into(self, owner: Owner) -> bool:
+        """Whether files can be made in a folder of that owner."""
+        return self._has(owner, 0o3)
+
+    def _has(self, owner: Owner, bits: int) -> bool:
+        """One set of bits counts: the owner's, the group's or the others' (path_resolution(7))."""
         if self.almighty:
             return True
         shift = 6 if owner.uid == self.uid else 3 if owner.gid in self.groups else 0
-        return owner.mode >> shift & 0o6 == 0o6
+        return owner.mode >> shift & bits == bits
 
 
 def identity(machine: Machine) -> Identity | None:
@@ -30,6 +38,11 @@ def identity(machine: Machine) -> Identity | None:
     text = machine.text("proc/self/status")
     if text is None:
         return None
+    with understood("proc/self/status"):
+        return _identity(text)
+
+
+def _identity(text: str) -> Identity:
     fields = {key: value.split() for key, _, value in (line.partition(":") for line in text.splitlines())}
     uid, gid = int(fields["Uid"][1]), int(fields["Gid"][1])
     groups = {gid, *(int(number) for number in fields.get("Groups", []))}

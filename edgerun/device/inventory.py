@@ -13,7 +13,6 @@ from edgerun.errors import DeviceError
 
 _COLDEST_C, _HOTTEST_C = -40.0, 150.0
 """Silicon is sold for −40 … 125 °C; what lies outside is no temperature."""
-_PI_FIRMWARE = "sys/devices/platform/soc/soc:firmware/get_throttled"
 _THROTTLED = {0: "under-voltage", 1: "Arm frequency capped", 2: "throttled", 3: "soft temperature limit"}
 """Raspberry Pi documentation, `vcgencmd get_throttled`: the same bits + 16 mean "since boot"."""
 _NOT_THROTTLING = ("fan", "gpu_cooling", "display", "lcd", "charger", "battery")
@@ -21,13 +20,17 @@ _NOT_THROTTLING = ("fan", "gpu_cooling", "display", "lcd", "charger", "battery")
 
 
 class Temperature(msgspec.Struct, frozen=True):
-    """One place's temperature. `passive_c`: where the kernel begins to slow things down. `broken`: why it has none."""
+    """One place's temperature. `passive_c`: where the kernel begins to slow things down. `broken`: why it has none.
+
+    `off`: it cannot be read, as is so of a part that is switched off.
+    """
 
     name: str
     temp_c: float | None
     passive_c: float | None = None
     critical_c: float | None = None
     broken: str | None = None
+    off: bool = False
 
 
 class PowerSource(msgspec.Struct, frozen=True):
@@ -69,7 +72,7 @@ def throttling(machine: Machine) -> Throttling:
     now: list[str] = []
     before: list[str] = []
     told_by: list[str] = []
-    flags = _quietly(machine, _PI_FIRMWARE, 16)
+    flags = _pi_flags(machine)
     if flags is not None:
         told_by.append("firmware")
         now += [words for bit, words in _THROTTLED.items() if flags >> bit & 1]
@@ -84,7 +87,7 @@ def throttling(machine: Machine) -> Throttling:
         if device.startswith("cooling_device") and state is not None:
             kind = _words(machine, f"sys/class/thermal/{device}/type") or device
             told_by.append("cooling devices")
-            now += [f"{kind} cooled by {state} steps"] if state > 0 and not _harmless(kind) else []
+            now += [f"{kind} cooled by step {state}"] if state > 0 and not _harmless(kind) else []
     for policy in machine.names("sys/devices/system/cpu/cpufreq"):
         folder = f"sys/devices/system/cpu/cpufreq/{policy}"
         may, can = _quietly(machine, f"{folder}/scaling_max_freq"), _quietly(machine, f"{folder}/cpuinfo_max_freq")
@@ -95,7 +98,7 @@ def throttling(machine: Machine) -> Throttling:
 
 
 def power_sources(machine: Machine) -> list[PowerSource]:
-    """INA monitors, Jetson's (JetPack 4), RAPL, batteries and mains (Documentation/hwmon, power/powercap, sysfs-class)."""
+    """INA monitors, Jetson's (JetPack 4), RAPL, batteries and mains (Documentation/hwmon, power/powercap)."""
     found = [*_rails(machine), *_iio_rails(machine), *_rapl(machine), *_supplies(machine)]
     return sorted(found, key=lambda one: one.kind)
 
@@ -160,7 +163,7 @@ def _temperature(machine: Machine, name: str, file: str, trips: dict[str, float]
     try:
         milli = machine.number(file)
     except DeviceError as error:
-        return Temperature(name, None, broken=f"{error.what}: {error.got}")
+        return Temperature(name, None, broken=f"{error.what}: {error.got}", off=error.what == "cannot be read")
     if milli is None:
         return None
     temp_c = milli / 1000
@@ -185,6 +188,16 @@ def _hwmons(machine: Machine) -> list[tuple[str, str]]:
     """(folder, driver's name) of each; their numbers change from boot to boot."""
     folders = [f"sys/class/hwmon/{name}" for name in machine.names("sys/class/hwmon")]
     return [(folder, _words(machine, f"{folder}/name") or "") for folder in folders]
+
+
+def _pi_flags(machine: Machine) -> int | None:
+    """The firmware's flags: `soc/soc:firmware/get_throttled`, hexadecimal without 0x; a Pi 5 has addresses in it."""
+    for soc in machine.names("sys/devices/platform"):
+        if soc == "soc" or soc.startswith("soc@"):
+            for part in machine.names(f"sys/devices/platform/{soc}"):
+                if "firmware" in part:
+                    return _quietly(machine, f"sys/devices/platform/{soc}/{part}/get_throttled", 16)
+    return None
 
 
 def _harmless(kind: str) -> bool:

@@ -7,11 +7,12 @@ board file answers by itself (tests/boards).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -155,6 +156,15 @@ class Machine:
     def video(self, name: str) -> v4l2.Video:
         """What a V4L2 node says it can do. Raises `DeviceError`."""
         return v4l2.ask(self.path(name))
+
+
+@contextlib.contextmanager
+def understood(name: str) -> Iterator[None]:
+    """Taking a file's text apart: whatever that fails by becomes a `DeviceError` which names the file."""
+    try:
+        yield
+    except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:
+        raise DeviceError("is not what the kernel writes there", where="/" + name, got=str(error)) from error
 
 
 def _unreadable(name: str, error: OSError) -> DeviceError:

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from edgerun.device.machine import Machine
+from edgerun.device.machine import Machine, understood
 
 _WORN = {1: "normal", 2: "warning", 3: "urgent"}
 """JESD84-B51, 7.4.44, PRE_EOL_INFO."""
@@ -38,7 +38,8 @@ def mount_of(machine: Machine, folder: str) -> Mount | None:
     """The file system that `folder` (absolute) lies on; None where that is not told. Raises `DeviceError`."""
     best: Mount | None = None
     for line in (machine.text("proc/self/mounts") or "").splitlines():
-        source, where, kind, options, *_ = (_unescaped(word) for word in line.split(" "))
+        with understood("proc/self/mounts"):
+            source, where, kind, options, *_ = (_unescaped(word) for word in line.split(" "))
         inside = folder == where or folder.startswith(where.rstrip("/") + "/")
         if inside and (best is None or len(where) >= len(best.folder)):  # the last of equals covers the others
             best = Mount(source, where, kind, "ro" in options.split(","))
@@ -53,7 +54,8 @@ def cards(machine: Machine) -> list[Card]:
             continue
         folder = f"sys/block/{name}/device"
         kind = machine.text(f"{folder}/type") or "MMC"
-        used = [int(word, 16) for word in (machine.text(f"{folder}/life_time") or "").split()]
+        with understood(f"{folder}/life_time"):
+            used = [int(word, 16) for word in (machine.text(f"{folder}/life_time") or "").split()]
         reserve = machine.number(f"{folder}/pre_eol_info", 16)
         found.append(
             Card(

@@ -1,7 +1,7 @@
 """`edgerun doctor`: what this device has, what is wrong with it and what to do about it.
 
-One file per family of checks, each a function from a `Patient` to lines; `checks.CHECKS` is the table of them. `examine`
-runs them one after the other: what a check raises, or does not finish in its time, becomes a red line of its own.
+One file per family of checks, each a function from a `Patient` to lines; `checks.CHECKS` is the table of them.
+`examine` runs them one after the other: what a check raises, or does not finish in time, becomes a red line.
 """
 
 from edgerun.doctor.examine import Examination, examine

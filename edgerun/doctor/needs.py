@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,13 @@ class Needs(msgspec.Struct, frozen=True):
     @property
     def accelerators(self) -> frozenset[str]:
         """Every accelerator that some model names."""
-        return frozenset(name for model in self.models.values() for name in model.accelerators)
+        return frozenset(name for model in self.models.values() for name in accelerator_names(model))
+
+
+def accelerator_names(model: ModelConfig) -> tuple[str, ...]:
+    """The kinds in its declared order, whether they stand there as names or as tables with a `kind`."""
+    entries: tuple[Any, ...] = model.accelerators
+    return tuple(entry if isinstance(entry, str) else str(entry["kind"]) for entry in entries)
 
 
 def needs_of(config: Config | None, broker_url: str | None = None) -> Needs:

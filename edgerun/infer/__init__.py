@@ -1,5 +1,6 @@
 """Engines that run a model."""
 
-from edgerun.infer.accelerators import ACCELERATORS, open_engine
+from edgerun.infer.accelerators import ACCELERATORS, Accelerator
+from edgerun.infer.opening import open_engine
 
-__all__ = ["ACCELERATORS", "open_engine"]
+__all__ = ["ACCELERATORS", "Accelerator", "open_engine"]

@@ -1,72 +1,97 @@
-"""Opening an engine on the first accelerator of a declared order that takes the model; every refusal is kept."""
+"""Which accelerators there are, how a config declares them, and which of them this board has."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from edgerun.errors import ConfigError, DeviceError, EngineError, MissingError, ModelError, did_you_mean
-from edgerun.ports import Engine, EngineContext
+from edgerun.errors import ConfigError, EdgerunError, did_you_mean
+from edgerun.infer.board import Board
+from edgerun.registry import BUILTIN, kinds, resolve
 
 _log = logging.getLogger(__name__)
 
-ACCELERATORS = ("cpu", "edgetpu", "gpu", "npu", "cuda", "tensorrt", "openvino")
-"""The names a config may use. This version opens `cpu`; the others are known and refused with that reason."""
+_AUTO: dict[str, tuple[str, ...]] = {
+    "tflite": ("edgetpu", "hexagon", "vx", "armnn", "gpu"),
+    "onnx": ("tensorrt", "cuda", "qnn", "openvino", "acl", "webgpu"),
+}
+"""Best first: made for inference before general, and measured or stated by their vendors as faster than the CPU."""
 
-_Options = TypeVar("_Options", bound=msgspec.Struct)
+
+class Accelerator(msgspec.Struct, frozen=True):
+    """One entry of a declared order: its kind, and the options of its plug-in, unchecked."""
+
+    kind: str
+    options: dict[str, Any] = {}
 
 
-def open_engine(
-    engine_class: Callable[[_Options, EngineContext], Engine],
-    options: _Options,
-    context: EngineContext,
-    accelerators: Sequence[str],
-) -> Engine:
-    """`engine_class(options, context)` on the first of `accelerators` that opens, in the order given.
+def _known() -> tuple[str, ...]:
+    names = [kind.partition("-")[2] for kind in BUILTIN.get("accelerator", {})]
+    return tuple(dict.fromkeys(("cpu", *names)))
 
-    `context.accelerator` is replaced by each name in turn. Each refusal is logged as a warning and kept, with its
-    reason, in the opened engine's `info.fallbacks`. Raises `ConfigError` for an empty order, `ModelError` when the
-    model itself is at fault, `MissingError` when the runtime is not installed, `EngineError` with every refusal when
-    no accelerator opens: without `cpu` in the order that is wanted rather than running slowly.
-    """
-    if not accelerators:
-        raise ConfigError("no accelerator is declared", where=context.name, expected="at least one name, such as cpu")
-    refused: list[tuple[str, str]] = []
-    for name in accelerators:
-        reason = _cannot_open(name)
-        if reason is None:
+
+ACCELERATORS = _known()
+"""The names a config may use, of either engine; `auto` stands for what the board has."""
+
+
+def engine_kind(engine_class: Any) -> str | None:
+    """Under which kind an engine is registered, or None for one from outside."""
+    target = f"{engine_class.__module__}:{engine_class.__qualname__}"
+    return next((kind for kind, known in BUILTIN["engine"].items() if known == target), None)
+
+
+def declared(entries: Sequence[str | Mapping[str, Any] | Accelerator]) -> list[Accelerator]:
+    """A declared order: names, or tables of a `kind` and options. Raises `ConfigError`."""
+    order = []
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            options = dict(entry)
+            kind = options.pop("kind", None)
+            if not isinstance(kind, str):
+                raise ConfigError("an accelerator's table names no kind", expected='kind = "…"', got=dict(entry))
+            order.append(Accelerator(kind, options))
+        else:
+            order.append(entry if isinstance(entry, Accelerator) else Accelerator(entry))
+    return order
+
+
+def plug_in(engine: str, accelerator: Accelerator, board: Board) -> Any:
+    """The plug-in of an accelerator for the engine of that kind. Raises `ConfigError` for unknown ones and options."""
+    if f"{engine}-{accelerator.kind}" not in kinds("accelerator"):
+        mine = ["cpu", *(kind.partition("-")[2] for kind in kinds("accelerator") if kind.startswith(f"{engine}-"))]
+        elsewhere = accelerator.kind in ACCELERATORS
+        what = "not an accelerator of this engine" if elsewhere else "unknown accelerator"
+        hint = None if elsewhere else did_you_mean(accelerator.kind, mine)
+        raise ConfigError(f"{what}; {hint or 'known are ' + ', '.join(mine)}")
+    found = resolve("accelerator", f"{engine}-{accelerator.kind}")
+    try:
+        options = msgspec.convert(accelerator.options, found.options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the options of {accelerator.kind} are wrong", got=error) from error
+    return found(options, board)
+
+
+def expand(order: Sequence[Accelerator], engine: str | None, name: str, board: Board) -> list[Accelerator]:
+    """`order` with `auto` replaced by what this board shows, best first, then `cpu`; the choice is logged."""
+    out: list[Accelerator] = []
+    for one in order:
+        if one.kind != "auto":
+            out.append(one)
+            continue
+        chosen, why_not = [], []
+        for kind in _AUTO.get(engine or "", ()):
             try:
-                engine = engine_class(options, msgspec.structs.replace(context, accelerator=name))
-            except (MissingError, ModelError):
-                raise
-            except DeviceError as error:
+                reason = plug_in(engine or "", Accelerator(kind), board).refusal()
+            except EdgerunError as error:
                 reason = str(error)
+            if reason is None:
+                chosen.append(kind)
             else:
-                if refused:
-                    engine.info = msgspec.structs.replace(engine.info, fallbacks=tuple(refused))
-                    _log.warning("model %s: runs on %s, which is not the first of its order", context.name, name)
-                return engine
-        _log.warning("model %s: accelerator %s refused: %s", context.name, name, reason)
-        refused.append((name, reason))
-    raise EngineError(
-        "no accelerator of the declared order opens",
-        where=context.name,
-        expected=f"one of {', '.join(accelerators)} to open",
-        got="; ".join(f"{name}: {reason}" for name, reason in refused),
-        remedy='add "cpu" to the end of accelerators to run on the CPU when nothing else works'
-        if "cpu" not in accelerators
-        else None,
-    )
-
-
-def _cannot_open(name: str) -> str | None:
-    """Why an accelerator cannot be opened at all by this version, or None for one that can be tried."""
-    if name == "cpu":
-        return None
-    if name in ACCELERATORS:
-        return "this version opens only the CPU"
-    hint = did_you_mean(name, ACCELERATORS)
-    return f"unknown accelerator; {hint or 'known are ' + ', '.join(ACCELERATORS)}"
+                why_not.append(f"not {kind} ({reason})")
+        _log.info("model %s: auto is %s: %s", name, ", then ".join([*chosen, "cpu"]), "; ".join(why_not) or "all seen")
+        out += map(Accelerator, [*chosen, "cpu"])
+    seen: set[str] = set()
+    return [one for one in out if one.kind != "cpu" or not (one.kind in seen or seen.add(one.kind))]  # type: ignore[func-returns-value]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 from edgerun.errors import ModelError
 
 _HEAD_BYTES = 512
+_MOST_TENSOR_BYTES = 1 << 30
+"""No model for such devices has a tensor of 1 GiB; a damaged one may, and LiteRT fills it with zeros when it opens."""
 
 
 def check_content(model: bytes | Path, kind: Literal["tflite", "onnx"], name: str) -> None:
@@ -38,6 +42,23 @@ def check_content(model: bytes | Path, kind: Literal["tflite", "onnx"], name: st
         got=got,
         remedy="fetch or export the file again, and give its path rather than that of a page or pointer to it",
     )
+
+
+def refuse_huge(tensors: Iterable[tuple[str, Sequence[int], int]], name: str) -> None:
+    """Raises `ModelError` before memory is taken for a tensor that no device has room for.
+
+    `tensors`: name, shape as the file states it (open sides are not positive) and bytes of one value.
+    """
+    for tensor, shape, item_bytes in tensors:
+        size = prod(int(side) for side in shape if side > 0) * item_bytes
+        if size > _MOST_TENSOR_BYTES:
+            raise ModelError(
+                "the model declares a tensor that is too large for any device",
+                where=name,
+                expected=f"at most {_MOST_TENSOR_BYTES >> 30} GiB",
+                got=f"{size / (1 << 30):.1f} GiB for {tensor!r}, {'×'.join(map(str, shape))}",
+                remedy="the file is damaged: fetch or convert it again",
+            )
 
 
 def _describe(head: bytes) -> str:

@@ -1,4 +1,4 @@
-"""ONNX models on the CPU: ONNX Runtime's CPUExecutionProvider."""
+"""ONNX models: ONNX Runtime, on the CPU or another execution provider."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 
 from edgerun.errors import EngineError, MissingError, ModelError
-from edgerun.infer.content import check_content, one_line
+from edgerun.infer.accelerators import Accelerator, plug_in
+from edgerun.infer.board import Board
+from edgerun.infer.content import check_content, one_line, refuse_huge
 from edgerun.infer.onnx_binding import Bindings
 from edgerun.infer.onnx_graph import Quantisation, read_quantisation
+from edgerun.infer.providers import CPU, RECORD, Provider, attach, delegated_ops
 from edgerun.infer.rows import plan_rows, proven
 from edgerun.ports import EngineContext
 from edgerun.types import EngineInfo, Tensor, TensorSpec
 
-_PROVIDER = "CPUExecutionProvider"
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -45,14 +48,14 @@ class OnnxEngine:
     Quantisation of integer inputs and outputs is read from the QuantizeLinear/DequantizeLinear nodes at the model's
     edges. Outputs are written into kept arrays wherever their shapes follow from the inputs' (see `Bindings`). Raises
     `MissingError` without ONNX Runtime, `ModelError` for a model it refuses or that cannot take `batch` pictures,
-    `EngineError` for another accelerator than `cpu` or when the session does not run on the provider asked for.
+    `EngineError` for an accelerator that does not open, runs none of its nodes, or that the session left out (which
+    ONNX Runtime only warns of), `ConfigError` for an unknown one. Drivers belong into a process of their own
+    (`host.HostedEngine`).
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
 
     def __init__(self, options: Options, context: EngineContext) -> None:
-        if context.accelerator != "cpu":
-            raise EngineError("the ONNX engine opens only the CPU", where=context.name, got=context.accelerator)
         check_content(context.model, "onnx", context.name)
         try:
             import onnxruntime
@@ -69,14 +72,20 @@ class OnnxEngine:
             state.RuntimeException, state.NoSuchFile, state.NoModel, state.EPFail, ValueError, RuntimeError,
         )  # fmt: skip
         self._name = context.name
-        self._session: Any = self._open(onnxruntime, context)
-        self.info = EngineInfo(f"onnxruntime {onnxruntime.__version__}", "cpu", context.threads)
+        self.delegated: tuple[int, int] | None = None
+        opened = (
+            self._open(onnxruntime, context) if context.accelerator == "cpu" else self._attach(onnxruntime, context)
+        )
+        self._session: Any = opened
+        self.info = EngineInfo(f"onnxruntime {onnxruntime.__version__}", context.accelerator, context.threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         # Without integers at its edges nothing of the graph needs reading.
         quantised = any(_DTYPES.get(node.type, "")[:3] in ("int", "uin") for node in (*inputs, *outputs))
         edges = read_quantisation(context.model) if quantised else {}
         self.inputs = tuple(_spec(node, edges, context.name) for node in inputs)
         self.outputs = tuple(_spec(node, edges, context.name) for node in outputs)
+        both = (*self.inputs, *self.outputs)
+        refuse_huge(((spec.name, spec.shape, np.dtype(spec.dtype).itemsize) for spec in both), context.name)
         self._bindings: Bindings | None = Bindings(onnxruntime, self._session, context.batch)
         rows = plan_rows(self.inputs, self.outputs, context.batch, context.name, resizable=False)
         self._rows = proven(self._run, rows, self.inputs, self.outputs, context)
@@ -103,9 +112,8 @@ class OnnxEngine:
 
     def _open(self, onnxruntime: Any, context: EngineContext) -> Any:
         settings = session_settings(onnxruntime, context)
-        model = str(context.model) if isinstance(context.model, Path) else context.model
         try:
-            session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
+            session = onnxruntime.InferenceSession(_source(context.model), settings, providers=[CPU])
         except self._errors as error:
             text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", r"\1: ", one_line(error))
             raise ModelError(
@@ -114,12 +122,40 @@ class OnnxEngine:
                 got=text,
                 remedy=_remedy(text),
             ) from error
-        used = session.get_providers()
-        if used[:1] != [_PROVIDER]:
+        return session
+
+    def _attach(self, onnxruntime: Any, context: EngineContext) -> Any:
+        """A session on an accelerator. Raises `EngineError`: whether the model is at fault, the CPU tells."""
+        wanted = Accelerator(context.accelerator, context.accelerator_options)
+        provider: Provider = plug_in("onnx", wanted, Board())
+        settings = session_settings(onnxruntime, context)
+        settings.add_session_config_entry(RECORD, "1")
+        providers = attach(provider, onnxruntime, settings, self._errors, context.name)
+        try:
+            session = onnxruntime.InferenceSession(_source(context.model), settings, providers=providers)
+        except self._errors as error:
             raise EngineError(
-                "the session does not run on the provider asked for", where=context.name, expected=_PROVIDER, got=used
+                "the accelerator refuses the model",
+                where=context.name,
+                got=one_line(error),
+                remedy=f"leave {context.accelerator} out of accelerators for this model",
+            ) from error
+        session.disable_fallback()
+        used = session.get_providers()
+        self.delegated = delegated_ops(session, provider.name)
+        if provider.name not in used or (self.delegated is not None and not self.delegated[0]):
+            raise EngineError(
+                "the session does not run on the provider asked for",
+                where=context.name,
+                expected=provider.name,
+                got=", ".join(used) if provider.name not in used else "none of the model's ops on it",
+                remedy=provider.remedy,
             )
         return session
+
+
+def _source(model: bytes | Path) -> bytes | str:
+    return str(model) if isinstance(model, Path) else model
 
 
 def session_settings(onnxruntime: Any, context: EngineContext) -> Any:

@@ -1,4 +1,4 @@
-"""TensorFlow Lite models on the CPU: LiteRT, or tflite-runtime."""
+"""TensorFlow Lite models: LiteRT, or tflite-runtime, on the CPU or through a delegate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import msgspec
 import numpy as np
 
 from edgerun.errors import EngineError, ModelError
-from edgerun.infer.content import check_content, one_line
+from edgerun.infer.accelerators import Accelerator, plug_in
+from edgerun.infer.board import Board
+from edgerun.infer.content import check_content, one_line, refuse_huge
+from edgerun.infer.delegates import Delegate, delegated_ops, load
 from edgerun.infer.rows import plan_rows, proven
 from edgerun.infer.runtime import find_runtime, try_in_child
 from edgerun.ports import EngineContext
@@ -30,24 +33,28 @@ class TfliteEngine:
     For another number of pictures than before the interpreter is resized, not another one opened: measured on x86-64
     that costs about 0.1 ms and keeps one set of weights. LiteRT's `invoke` refuses to run while a view of its memory
     lives, so none outlives the copy. Raises `MissingError` without a usable runtime, `ModelError` for a model it
-    refuses or that cannot take `batch` pictures, `EngineError` for another accelerator than `cpu`. With tflite-runtime,
-    which crashes on damaged models, the model is tried in a child first.
+    refuses or that cannot take `batch` pictures, `EngineError` for an accelerator that does not open or runs none of
+    its ops, `ConfigError` for an unknown one. With tflite-runtime, which crashes on damaged models, the model is tried
+    in a child first. Delegates belong into a process of their own (`host.HostedEngine`).
     """
 
     options: ClassVar[type[msgspec.Struct]] = Options
 
     def __init__(self, options: Options, context: EngineContext) -> None:
-        if context.accelerator != "cpu":
-            raise EngineError("the TFLite engine opens only the CPU", where=context.name, got=context.accelerator)
         check_content(context.model, "tflite", context.name)
         runtime = find_runtime(options.runtime)
-        if runtime.name == "tflite-runtime":
+        # A file made for an accelerator runs nowhere else; and then this is a child already.
+        if runtime.name == "tflite-runtime" and context.accelerator == "cpu":
             try_in_child(runtime, context.model, context.name)
         self._name = context.name
         title = f"{runtime.name} {runtime.version}"
-        interpreter = _open(runtime.module, context, title)
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        self.info = EngineInfo(title, "cpu", context.threads)
+        self.delegated: tuple[int, int] | None = None
+        if context.accelerator == "cpu":
+            interpreter = _open(runtime.module, context, title)
+        else:
+            interpreter, self.delegated = _open_delegated(runtime.module, context)
+        inputs, outputs = _details(interpreter, context.name)
+        self.info = EngineInfo(title, context.accelerator, context.threads)
         self.inputs = tuple(_spec(detail, context.name) for detail in inputs)
         self.outputs = tuple(_spec(detail, context.name) for detail in outputs)
         self._input_indices = tuple(int(detail["index"]) for detail in inputs)
@@ -57,7 +64,7 @@ class TfliteEngine:
         self._interpreter: Any = interpreter
         rows = plan_rows(self.inputs, self.outputs, context.batch, context.name, resizable=True)
         self._allocated, self._resizable = 1, rows is not None and not rows.fixed
-        if rows is not None and self._resizable and runtime.name == "tflite-runtime":
+        if rows is not None and self._resizable and runtime.name == "tflite-runtime" and self.delegated is None:
             try_in_child(runtime, context.model, context.name, rows.most)
         self._rows = proven(self._run, rows, self.inputs, self.outputs, context)
 
@@ -127,18 +134,69 @@ class Kept:
         return whole[: len(like)] if like.ndim else whole
 
 
+def _source(model: bytes | Path) -> dict[str, Any]:
+    return {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
+
+
+def _open_delegated(module: Any, context: EngineContext) -> tuple[Any, tuple[int, int]]:
+    """An interpreter with its tensors allocated on an accelerator, and how many of how many ops run there."""
+    wanted = Accelerator(context.accelerator, context.accelerator_options)
+    chosen: Delegate = plug_in("tflite", wanted, Board())
+    delegate = load(chosen, module, context.name)
+    try:
+        interpreter = module.Interpreter(
+            **_source(context.model), num_threads=context.threads, experimental_delegates=[delegate]
+        )
+        _refuse_huge(interpreter, context.name)
+        count = delegated_ops(interpreter._get_ops_details())
+        if count[0]:
+            interpreter.allocate_tensors()
+            return interpreter, count
+    except ModelError:
+        raise
+    except (ValueError, RuntimeError, OSError) as error:
+        raise EngineError(
+            "the accelerator refuses the model", where=context.name, got=one_line(error), remedy=chosen.remedy
+        ) from error
+    raise EngineError(
+        "the accelerator runs none of the model's ops",
+        where=context.name,
+        expected="at least one op that it takes",
+        got=f"{context.accelerator} takes 0 of {count[1]}",
+        remedy=chosen.remedy,
+    )
+
+
 def _open(module: Any, context: EngineContext, title: str) -> Any:
     """An interpreter with its tensors allocated. Raises `ModelError`."""
-    source: dict[str, Any] = {"model_content": context.model}
-    if isinstance(context.model, Path):
-        source = {"model_path": str(context.model)}
     try:
-        interpreter = module.Interpreter(**source, num_threads=context.threads)
+        interpreter = module.Interpreter(**_source(context.model), num_threads=context.threads)
+        _refuse_huge(interpreter, context.name)
         interpreter.allocate_tensors()
+    except ModelError:
+        raise
     except (ValueError, RuntimeError, OSError) as error:
         text = one_line(error)
         raise ModelError(f"{title} refuses the model", where=context.name, got=text, remedy=_remedy(text)) from error
     return interpreter
+
+
+def _details(interpreter: Any, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The interpreter's description of the inputs and of the outputs. Raises `ModelError`."""
+    try:
+        return interpreter.get_input_details(), interpreter.get_output_details()
+    except ValueError as error:  # a name that is not UTF-8
+        raise ModelError(
+            "the model's inputs and outputs cannot be described",
+            where=name,
+            got=one_line(error),
+            remedy=_remedy(one_line(error)),
+        ) from error
+
+
+def _refuse_huge(interpreter: Any, name: str) -> None:
+    details = interpreter.get_tensor_details()
+    refuse_huge(((one["name"], one["shape"], np.dtype(one["dtype"]).itemsize) for one in details), name)
 
 
 def _remedy(text: str) -> str:

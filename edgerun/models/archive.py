@@ -13,7 +13,7 @@ from edgerun.errors import ModelError
 MAX_FILE_BYTES = 1 << 30
 """A larger file is refused unread: it would not fit the devices this is made for."""
 MAX_ENTRIES = 1000
-_SAFE_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+SAFE_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Archive(Protocol):
@@ -121,7 +121,7 @@ class Zip:
                 raise ModelError("a link in the bundle", where=f"{self._where}: {name}", expected="plain files")
             if name in entries:
                 raise ModelError("two files of one name", where=f"{self._where}: {name}")
-            if info.flag_bits & 1 or info.compress_type not in _SAFE_COMPRESSION:
+            if info.flag_bits & 1 or info.compress_type not in SAFE_COMPRESSION:
                 raise ModelError(
                     "a file packed in a way that is not read",
                     where=f"{self._where}: {name}",

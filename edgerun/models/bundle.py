@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,13 +15,19 @@ import numpy as np
 
 from edgerun.errors import ModelError
 from edgerun.models.archive import MAX_FILE_BYTES, Archive, Folder, Zip, check_name
+from edgerun.models.artifact import Artifact, choose, make_artifact
+from edgerun.models.calibration import Calibration
 from edgerun.models.labels import parse_labels
-from edgerun.models.manifest import Format, Manifest, PictureInput, parse_manifest
+from edgerun.models.manifest import Format, Manifest, PictureInput, Signal, parse_manifest
+from edgerun.models.onnx_external import join_weights
 from edgerun.types import Tensor
+
+_log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 _MANIFEST_BYTES = 4 << 20
+_COMPILED_SUFFIX = "_edgetpu"
 _FORMATS: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx"}
 
 
@@ -36,20 +43,11 @@ class GoldenCase(msgspec.Struct, frozen=True):
     expected: Mapping[str, Tensor]
 
 
-class Artifact(msgspec.Struct, frozen=True):
-    """One model file: for which accelerators it is made, its verified bytes and their SHA-256."""
-
-    file: str
-    format: Format
-    accelerators: tuple[str, ...]
-    model: bytes
-    sha256: str
-
-
 class Bundle(msgspec.Struct, frozen=True):
     """A model and what is known of it. None means not known: of a bare file until `derive.complete` has looked.
 
-    `bare` says that there was no manifest. `decoder_options` are those of the decoder's plug-in, unchecked.
+    `bare` says that there was no manifest. `decoder_options` are those of the decoder's plug-in, unchecked. `signal` is
+    set where the model takes no picture. `constants`, `state` and `shapes` are as in `Manifest`.
     """
 
     name: str
@@ -64,6 +62,11 @@ class Bundle(msgspec.Struct, frozen=True):
     top_k: int = 5
     golden: bytes | None = None
     bare: bool = False
+    signal: Signal | None = None
+    constants: Mapping[str, Any] = {}
+    state: tuple[tuple[str, str], ...] | None = None
+    shapes: Mapping[str, tuple[int, ...]] = {}
+    calibration: Calibration | None = None
 
     @property
     def main(self) -> Artifact:
@@ -83,19 +86,35 @@ class Bundle(msgspec.Struct, frozen=True):
         """Of the main artifact, hexadecimal."""
         return self.main.sha256
 
-    def artifact_for(self, accelerator: str) -> Artifact:
-        """The first artifact made for `accelerator`. Raises `ModelError` when there is none."""
-        for artifact in self.artifacts:
-            if accelerator in artifact.accelerators:
-                return artifact
-        have = sorted({name for artifact in self.artifacts for name in artifact.accelerators})
-        raise ModelError(
-            f"the bundle has no model for {accelerator}",
-            where=self.name,
-            expected=f"one of {', '.join(have)}",
-            got=accelerator,
-            remedy="name another accelerator, or make the bundle for this one",
-        )
+    def artifact_for(self, accelerator: str, kind: Format | None = None) -> Artifact:
+        """The file to run on `accelerator`, of one format where `kind` says so (the engine's).
+
+        An accelerator that no artifact names takes the CPU's file, but for those that need files compiled for them (the
+        Edge TPU); the CPU never gets such a file. Raises `ModelError` when there is none.
+        """
+        return choose(self.artifacts, accelerator, kind, self.name)
+
+    def of_format(self, kind: Format | None) -> Bundle:
+        """The bundle with only its files of one format; itself where `kind` is None.
+
+        The input's name and layout in a manifest are those of one format: where the files left have no input of that
+        name, they are read from the file instead. Raises `ModelError` when the bundle has no such file.
+        """
+        fitting = tuple(one for one in self.artifacts if kind in (None, one.format))
+        if len(fitting) == len(self.artifacts):
+            return self
+        if not fitting:
+            raise ModelError(
+                f"the bundle has no .{kind} file",
+                where=self.name,
+                expected=f"one of {', '.join(one.file for one in self.artifacts)}",
+                remedy="leave engine out, or add the model in that format to the bundle",
+            )
+        names = {spec.name for one in fitting if one.structure is not None for spec in one.structure.inputs}
+        picture = self.picture
+        if picture.name is not None and picture.name not in names:
+            picture = msgspec.structs.replace(picture, name=None, layout=None)
+        return msgspec.structs.replace(self, artifacts=fitting, picture=picture)
 
 
 def find_bundled(name: str) -> Path | None:
@@ -146,9 +165,55 @@ def load(path: Path) -> Bundle:
             got="an empty file" if not content else "more",
         )
     assert kind is not None  # the only way here
-    digest = hashlib.sha256(content).hexdigest()
-    artifact = Artifact(path.name, kind, ("cpu",), content, digest)
-    return Bundle(path.stem, digest[:12], (artifact,), bare=True)
+    artifact = _bare(path, kind, content)
+    found = (artifact, *_companion(path, artifact))
+    return Bundle(path.stem, artifact.sha256[:12], found, bare=True)
+
+
+def _bare(path: Path, kind: Format, content: bytes) -> Artifact:
+    if kind == "onnx":
+        content = join_weights(content, lambda name: _beside(path, name), str(path))
+    return make_artifact(path.name, kind, None, content, hashlib.sha256(content).hexdigest(), str(path))
+
+
+def _beside(path: Path, name: str) -> bytes:
+    """A file beside a bare one: its name is the model's, so it must stay inside; a link there is its user's."""
+    try:
+        with (path.parent / check_name(name, path)).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ModelError("it cannot be read", where=path.parent / name, got=error.strerror or str(error)) from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ModelError("too large", where=path.parent / name, expected=f"≤ {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _companion(path: Path, artifact: Artifact) -> list[Artifact]:
+    """The other half of a pair as the Edge TPU compiler leaves it, `x.tflite` and `x_edgetpu.tflite`, where both lie
+    there and have the same inputs and outputs.
+    """
+    if artifact.format != "tflite" or artifact.structure is None:
+        return []
+    compiled = path.stem.endswith(_COMPILED_SUFFIX)
+    stem = path.stem.removesuffix(_COMPILED_SUFFIX) if compiled else path.stem + _COMPILED_SUFFIX
+    other_path = path.with_name(stem + path.suffix)
+    if compiled != artifact.structure.edge_tpu or not other_path.is_file():
+        return []
+    try:
+        with other_path.open("rb") as file:
+            other = _bare(other_path, "tflite", file.read(MAX_FILE_BYTES + 1))
+    except (OSError, ModelError) as error:
+        _log.warning("%s lies beside %s and is left out: %s", other_path.name, path, error)
+        return []
+    if other.structure is None or other.structure.edge_tpu == compiled or _edges(other) != _edges(artifact):
+        _log.warning("%s lies beside %s, has other inputs or outputs, and is left out", other_path.name, path)
+        return []
+    return [other]
+
+
+def _edges(artifact: Artifact) -> list[tuple[tuple[int, ...], str]]:
+    assert artifact.structure is not None
+    return [(spec.shape, spec.dtype) for spec in (*artifact.structure.inputs, *artifact.structure.outputs)]
 
 
 def golden_cases(bundle: Bundle) -> list[GoldenCase]:
@@ -235,7 +300,11 @@ def _assemble(manifest: Manifest, contents: dict[str, bytes], path: Path) -> Bun
                 "a model file of an unknown kind", where=f"{path}/{entry.file}", expected=".tflite or .onnx"
             )
         digest = manifest.files[entry.file].sha256.lower()
-        artifacts.append(Artifact(entry.file, kind, entry.accelerators, content, digest))
+        where = f"{path}/{entry.file}"
+        if kind == "onnx":
+            folder = PurePosixPath(entry.file).parent
+            content = join_weights(content, _weights(contents, folder, path), where)
+        artifacts.append(make_artifact(entry.file, kind, entry.accelerators, content, digest, where))
     labels = None
     if manifest.labels is not None:
         labels = parse_labels(_listed(contents, manifest.labels, "labels", path), f"{path}/{manifest.labels}")
@@ -253,7 +322,21 @@ def _assemble(manifest: Manifest, contents: dict[str, bytes], path: Path) -> Bun
         labels=labels,
         threshold=manifest.threshold,
         golden=contents.get(GOLDEN),
+        signal=manifest.signal,
+        constants=manifest.constants,
+        state=manifest.state,
+        shapes=manifest.shapes,
     )
+
+
+def _weights(contents: dict[str, bytes], folder: PurePosixPath, path: Path) -> Callable[[str], bytes]:
+    """Reads what an ONNX file of the bundle keeps in another one: listed and verified like every file."""
+
+    def read(name: str) -> bytes:
+        check_name(name, path)
+        return _listed(contents, str(folder / name), "the ONNX model", path)
+
+    return read
 
 
 def _listed(contents: dict[str, bytes], name: str, key: str, path: Path) -> bytes:

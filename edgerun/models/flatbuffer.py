@@ -62,6 +62,10 @@ class Table:
         start, count = self._vector(field, struct.calcsize(kind), most)
         return struct.unpack_from(f"<{count}{kind}", self._content, start)
 
+    def vector_at(self, field: int) -> int:
+        """Where the first element of a vector of 4-byte elements lies; 0 where it is not written."""
+        return self._vector(field, 4, MOST_ELEMENTS)[0]
+
     def floats(self, field: int, most: int = MOST_ELEMENTS) -> tuple[float, ...]:
         start, count = self._vector(field, 4, most)
         return struct.unpack_from(f"<{count}f", self._content, start)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgerun.errors import ConfigError, ModelError
@@ -13,6 +15,7 @@ UNNAMED = "???"
 
 MAX_BYTES = 16 << 20
 _MAX_CLASSES = 1 << 20
+_LONGEST = 200
 _NUMBERED = re.compile(r"(\d{1,7})(?:\s*[:,]\s*|\s+)(\S.*)")
 
 
@@ -35,14 +38,32 @@ def parse_labels(content: bytes, where: object) -> tuple[str, ...]:
             "the labels are a TensorFlow label map", where=where, expected="one label a line", got="item { … } records"
         )
     lines = [line.strip() for line in text.rstrip().splitlines()]
-    if not any(lines) or "\0" in text:
+    if not any(lines):
         raise ModelError("no labels", where=where, expected="one label a line", got=f"{len(content)} bytes without one")
     numbered = [_NUMBERED.fullmatch(line) for line in lines if line]
     if all(numbered):
         numbers = [int(match[1]) for match in numbered if match]
         if numbers[0] <= 1 and all(a < b for a, b in itertools.pairwise(numbers)):
-            return _numbered({int(match[1]): match[2] for match in numbered if match}, where)
-    return tuple(line or UNNAMED for line in lines)
+            return check_labels(_numbered({int(match[1]): match[2] for match in numbered if match}, where), where)
+    return check_labels(tuple(line or UNNAMED for line in lines), where)
+
+
+def check_labels(names: Sequence[str], where: object) -> tuple[str, ...]:
+    """`names` when they can be printed, published and looked up. Two classes may share a name: ImageNet has two cranes.
+
+    Raises `ModelError` for control characters, names longer than 200 characters and more than 2^20 of them.
+    """
+    if len(names) > _MAX_CLASSES:
+        raise ModelError("too many labels", where=where, expected=f"≤ {_MAX_CLASSES}", got=len(names))
+    for at, name in enumerate(names):
+        if len(name) > _LONGEST or any(unicodedata.category(one) in ("Cc", "Cs") and one != "\t" for one in name):
+            raise ModelError(
+                f"the name of class {at} cannot be used",
+                where=where,
+                expected=f"text of at most {_LONGEST} characters without control characters",
+                got=repr(name[:60]) + (f" … {len(name)} characters" if len(name) > _LONGEST else ""),
+            )
+    return tuple(names)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -12,8 +12,11 @@ from edgerun.errors import ModelError
 VERSION = 1
 
 Format = Literal["tflite", "onnx"]
-_Side = Annotated[int, Meta(ge=1, le=16384)]
+MAX_SIDE = 16384
+_Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+_Extent = Annotated[int, Meta(ge=1, le=1 << 24)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
+_Shape = Annotated[tuple[_Extent, ...], Meta(max_length=8)]
 _Text = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -31,6 +34,22 @@ class PictureInput(msgspec.Struct, frozen=True):
     fit: Literal["stretch", "letterbox", "crop"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """What a model that takes no picture listens to; None where that is not known.
+
+    `samples` moments of `channels` values each, `rate_hz` of them a second, go into one inference and `hop` new ones
+    into the next. With `features` ("micro": the log-mel features of TensorFlow Lite Micro's front end) the model takes
+    those of the samples instead; `options` are the front end's.
+    """
+
+    rate_hz: Annotated[float, Meta(gt=0, le=1e7)] | None = None
+    channels: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    samples: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
+    hop: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
+    features: Literal["micro"] | None = None
+    options: dict[str, Any] = {}
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -60,6 +79,13 @@ class Manifest(msgspec.Struct, frozen=True):
     decoder: dict[str, Any] | None = None
     labels: str | None = None
     threshold: _Share | None = None
+    signal: Signal | None = None
+    constants: dict[str, Any] = {}
+    """Input → what it is always given: a number, or a list of the input's shape."""
+    state: tuple[tuple[str, str], ...] | None = None
+    """Pairs of an input and the output that is fed back into it."""
+    shapes: dict[str, _Shape] = {}
+    """Input → its shape, where the file leaves sides open."""
 
 
 class _Version(msgspec.Struct, frozen=True):

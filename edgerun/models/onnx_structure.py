@@ -84,7 +84,10 @@ class _Reader:
         return Structure(
             inputs=tuple(spec for spec in inputs if spec.name not in constants),
             outputs=tuple(outputs),
-            ops={kind if domain in _KNOWN_DOMAINS[:2] else f"{domain}:{kind}": n for (domain, kind), n in self._ops.items()},
+            ops={
+                kind if domain in _KNOWN_DOMAINS[:2] else f"{domain}:{kind}": n
+                for (domain, kind), n in self._ops.items()
+            },
             custom_ops=tuple(sorted(f"{domain}:{kind}" for domain, kind in custom)),
             external=tuple(self._external),
             producer=f"{producer} {version}".strip(),
@@ -126,6 +129,9 @@ class _Reader:
             self._fills.append((inputs[-1], kind))
 
     def _attribute(self, attribute: memoryview, kind: str, outputs: Sequence[str], depth: int) -> None:
+        if kind in _FILLS:
+            loose = [signed(value) for number, value in numbers(attribute) if number == 8]
+            check_size(f"the result of {kind}", loose, "float32", self._where)
         for field, part in fields(attribute):
             if field in (5, 10):
                 self._tensor(part, outputs[0] if kind == "Constant" and outputs else "")
@@ -189,6 +195,10 @@ class _Reader:
             raise ValueError(f"a tensor of {len(shape)} dimensions")
         check_size(name, shape, dtype, self._where)
         return TensorSpec(name, tuple(shape), dtype)
+
+
+def _op_name(domain: str, kind: str) -> str:
+    return kind if domain in _KNOWN_DOMAINS[:2] else f"{domain}:{kind}"
 
 
 def _side(dimension: memoryview) -> int:

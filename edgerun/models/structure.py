@@ -1,4 +1,4 @@
-"""What a model file is made of, read without its runtime: tensors at its edges, ops, state, files it wants beside it."""
+"""What a model file is made of, read without its runtime: tensors at its edges, ops, state, other files it wants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgerun.errors import ModelError
 from edgerun.types import TensorSpec
 
 MAX_TENSOR_BYTES = 512 << 20
-"""Largest tensor a file may declare. A 640×640 detector's largest is about 100 MB; a device of this kind has 1 to 8 GB."""
+"""Largest tensor a file may declare. A 640×640 detector's largest is about 100 MB; such devices have 1 to 8 GB."""
 
 EDGE_TPU_OP = "edgetpu-custom-op"
 """The custom op that the Edge TPU compiler puts in place of what it has compiled."""
@@ -59,7 +59,7 @@ class Structure(msgspec.Struct, frozen=True):
 
 
 def check_size(name: str, shape: Sequence[int], dtype: str, where: object) -> None:
-    """Raises `ModelError` when a tensor of this shape would be larger than `MAX_TENSOR_BYTES`; open sides count as 1."""
+    """Raises `ModelError` when a tensor of this shape would exceed `MAX_TENSOR_BYTES`; open sides count as 1."""
     elements = math.prod(max(side, 1) for side in shape)
     if elements * BYTES.get(dtype, 1) > MAX_TENSOR_BYTES:
         raise ModelError(
@@ -74,7 +74,7 @@ def check_size(name: str, shape: Sequence[int], dtype: str, where: object) -> No
 def damaged(kind: str, where: object, error: object) -> ModelError:
     """The error for bytes that are no such file."""
     return ModelError(
-        f"the {kind} file cannot be read",
+        f"edgerun refuses the model: the {kind} file cannot be read",
         where=where,
         got=error,
         remedy="it is damaged or was cut short: fetch it again",

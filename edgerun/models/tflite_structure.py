@@ -87,7 +87,7 @@ def _type(tensor: Table) -> str:
 
 
 def _spec(tensor: Table) -> TensorSpec:
-    """As the TFLite engine states it: an open side is -1 only where nothing is allocated for it."""
+    """As the TFLite engine states it, but for sides other than the batch that the file leaves open, allocated as 1."""
     allocated, stated = tensor.numbers(0, "i", _MOST_RANK), tensor.numbers(7, "i", _MOST_RANK)
     quantisation = tensor.table(4)
     scale: tuple[float, ...] = ()
@@ -97,6 +97,11 @@ def _spec(tensor: Table) -> TensorSpec:
         scale, zero_point = quantisation.floats(2), quantisation.numbers(3, "q")
         axis = quantisation.integer(6, "i")
     shape = stated if 0 in allocated and stated else allocated
+    if len(stated) == len(shape):
+        shape = (
+            *shape[:1],
+            *(-1 if said < 0 and own == 1 else own for own, said in zip(shape[1:], stated[1:], strict=True)),
+        )
     return TensorSpec(tensor.text(3), shape, _type(tensor), scale, zero_point, axis)
 
 

@@ -38,6 +38,8 @@ class Job(msgspec.Struct):
     prepared_ns: int = 0
     launched_ns: int = 0
     inferred_ns: int = 0
+    accelerator: str = ""
+    """What inferred it; empty where nothing did."""
     ended: bool = False
 
 
@@ -83,7 +85,7 @@ class Ending:
         result = Result(
             stamp=frame.stamp,
             answer=answer,
-            model=self._model,
+            model=self._model_on(job.accelerator),
             frame_size=frame.size,
             latency_ns=latency_ns,
             dropped=self._dropped(lane),
@@ -97,6 +99,12 @@ class Ending:
         self._hand_over(lane, result, frame)
         if lane.cascade is not None and answer.detections and frame.reuse is None:
             self._give_crops(lane, lane.cascade, frame, answer.detections)
+
+    def _model_on(self, accelerator: str) -> ModelInfo:
+        """The model, on what inferred last: an engine may have to leave its accelerator, and come back to it."""
+        if accelerator and accelerator != self._model.accelerator:
+            self._model = msgspec.structs.replace(self._model, accelerator=accelerator)
+        return self._model
 
     def _dropped(self, lane: Lane) -> dict[str, int]:
         """Frames of the lane dropped since its previous result."""

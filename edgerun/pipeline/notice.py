@@ -18,6 +18,15 @@ class StreamNotice(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class EngineNotice(msgspec.Struct, frozen=True):
+    """An engine runs somewhere else now, or nowhere: what happened, the accelerator in use, and why."""
+
+    model: str
+    event: Literal["fell_back", "recovered", "lost"]
+    accelerator: str
+    reason: str
+
+
 class ThreadDied(msgspec.Struct, frozen=True):
     """A thread met something it has no recovery for: the run ends."""
 
@@ -37,7 +46,7 @@ class ThreadEnded(msgspec.Struct, frozen=True):
     thread: str
 
 
-Notice = StreamNotice | ThreadDied | StopRequested | ThreadEnded
+Notice = StreamNotice | EngineNotice | ThreadDied | StopRequested | ThreadEnded
 
 # SimpleQueue.put is reentrant, so a signal handler may put too; notices are rare (back-off spaces them).
 NoticeBoard = queue.SimpleQueue[Notice]

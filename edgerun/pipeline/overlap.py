@@ -125,6 +125,8 @@ class OverlappedWorker(Worker):
             self._turns.ready.wait_for(lambda: flight.done)
         if flight.error is not None:
             raise flight.error
+        if not flight.outputs:  # the engine could not infer these frames
+            return
         if [kept.shape for kept in self._kept] != [output.shape for output in flight.outputs]:
             self._kept = [np.empty_like(output) for output in flight.outputs]
         for kept, output in zip(self._kept, flight.outputs, strict=True):
@@ -149,12 +151,9 @@ class OverlappedWorker(Worker):
             if flight is None:
                 return
             try:
-                flight.outputs = self.engine.infer((self._tensor(flight.rows),))
+                flight.outputs = self._infer(flight.rows)
             except BaseException as error:  # noqa: BLE001  a thread's body: raised again where the worker waits for it
                 flight.error = error
-            now_ns = self._clock.mono_ns()
-            for job in flight.rows:
-                job.inferred_ns = now_ns
             with ready:
                 flight.done = True
                 ready.notify_all()

@@ -60,10 +60,7 @@ class Worker:
         self._turns.announce(began_ns, jobs[0].index)
         try:
             rows = self._prepare(jobs)
-            outputs = self.engine.infer((self._tensor(rows),)) if rows else ()
-            inferred_ns = self._clock.mono_ns()
-            for job in rows:
-                job.inferred_ns = inferred_ns
+            outputs = self._infer(rows) if rows else ()
             self._finish(jobs, outputs)
         finally:
             give_up(self._turns, jobs)
@@ -92,6 +89,19 @@ class Worker:
             rows.append(job)
         return rows
 
+    def _infer(self, rows: Sequence[Job]) -> Sequence[Tensor]:
+        """The outputs of these frames; none when the engine could not infer them, and they have failed."""
+        try:
+            outputs = self.engine.infer((self._tensor(rows),))
+        except FrameError as error:
+            for job in rows:
+                self._fail(job, error)
+            return ()
+        now_ns, accelerator = self._clock.mono_ns(), self.engine.info.accelerator
+        for job in rows:
+            job.inferred_ns, job.accelerator = now_ns, accelerator
+        return outputs
+
     def _tensor(self, rows: Sequence[Job]) -> Tensor:
         return rows[0].tensor if len(rows) == 1 else self._preprocess.batch(len(rows), rows[0].row)
 
@@ -108,6 +118,8 @@ class Worker:
     def _read(self, job: Job, outputs: Sequence[Tensor]) -> None:
         """Decode a frame's own part of the outputs and make its result."""
         lane, frame = self._lanes[job.index], job.frame
+        if lane.plan.decoder.wants_inputs:
+            outputs = (*outputs, job.tensor)
         try:
             answer = lane.plan.decoder.decode(outputs, job.placement)
         except FrameError as error:

@@ -23,7 +23,7 @@ class EngineReport(msgspec.Struct, frozen=True):
     """
 
     model: payload.InstalledModel
-    info: EngineInfo
+    info: Callable[[], EngineInfo]
     busy_ns: Callable[[], int]
     cache: Callable[[], Mapping[str, int] | None] = lambda: None
 
@@ -90,10 +90,10 @@ class Reporter:
             device=self._device.id,
             run=self._device.run,
             ts=self._clock.unix_s(),
-            runtimes=[engine.info.runtime for engine in engines.values()],
+            runtimes=[engine.info().runtime for engine in engines.values()],
             models={name: engine.model for name, engine in engines.items()},
             streams=self._device.streams,
-            accelerators={name: engine.info.accelerator for name, engine in engines.items()},
+            accelerators={name: engine.info().accelerator for name, engine in engines.items()},
         )
         states = [self._state(name, state) for name, state in self._states.all().items()]
         return [(self._device.topic("info"), msgspec.json.encode(info)), *states]
@@ -131,7 +131,7 @@ class Reporter:
         busy_ns = engine.busy_ns()
         spent_ns, self._busy_before_ns[name] = busy_ns - self._busy_before_ns[name], busy_ns
         busy = spent_ns / 1e9 / seconds if seconds > 0 else None
-        return payload.engine_telemetry(engine.info, busy=busy, cache=engine.cache())
+        return payload.engine_telemetry(engine.info(), busy=busy, cache=engine.cache())
 
     def _state(self, stream: str, state: StreamState) -> tuple[str, bytes]:
         body = payload.state(

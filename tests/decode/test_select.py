@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 
+from edgerun.decode.anomaly import AnomalyDecoder
+from edgerun.decode.anomaly import Options as AnomalyOptions
 from edgerun.decode.classify import ClassifyDecoder
 from edgerun.decode.classify import Options as ClassifyOptions
+from edgerun.decode.segment import Options as SegmentOptions
+from edgerun.decode.segment import SegmentDecoder
 from edgerun.decode.select import Select
 from edgerun.decode.ssd import Options, SsdAnchorsDecoder
 from edgerun.errors import ConfigError
@@ -58,3 +62,15 @@ def test_classifications():
     context = DecoderContext(inputs=(), outputs=(heads.spec("out", raw),), labels=("a", "b", "c"), threshold=0.0)
     chosen = Select(ClassifyDecoder(ClassifyOptions(), context), frozenset({"c", "a"}))
     assert [one.label for one in chosen.decode([raw], heads.STRETCH).classes] == ["c", "a"]
+
+
+def test_segments_are_chosen_too_and_the_inputs_still_asked_for():
+    raw = np.zeros((1, 20, 30, 3), np.float32)
+    raw[0, :10, :, 1], raw[0, 10:, :, 2] = 1, 1
+    made = SegmentDecoder(SegmentOptions(), DecoderContext((), (heads.spec("o", raw),), ("sky", "road", "grass")))
+    assert [one.label for one in made.decode([raw], heads.STRETCH).segments] == ["road", "grass"]
+    assert [one.label for one in Select(made, {"grass"}).decode([raw], heads.STRETCH).segments] == ["grass"]
+    rebuilt = heads.spec("o", raw)
+    seeing = AnomalyDecoder(AnomalyOptions(), DecoderContext((rebuilt,), (rebuilt,)))
+    assert Select(seeing, {"anomaly"}).wants_inputs
+    assert not Select(made, {"grass"}).wants_inputs

@@ -258,11 +258,11 @@ def test_open_shapes_are_read_by_their_real_size():
         ([(1, 84, 8400)], 79, {}, (640, 640), "fewer labels than the model has classes; expected 80 labels; got 79"),
         ([(1, 25200, 85)], 3, {}, (640, 640), "fewer labels than the model has classes; expected 80 labels; got 3"),
         (
-            [(1, 300, 6)],
+            [(1, 300, 7)],
             80,
             {},
             (640, 640),
-            "not those of a YOLO head.*1×300×6 float32, input 640×640, 80 labels.*without its own NMS",
+            "not those of a YOLO head.*1×300×7 float32, input 640×640, 80 labels.*without its own NMS",
         ),
         ([(1, -1, 85)], 0, {}, (640, 640), "cannot tell how to read.*Set version"),
         ([(1, 315, 11)], 0, {}, (0, 0), "cannot tell how to read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -33,17 +34,21 @@ def test_cpu_alone_opens_without_a_word(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_fallback_is_logged_and_kept_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        engine = open_onnx(["edgetpu", "gpuu", "cpu"])
+        engine = open_onnx(["edgetpu", "webgpuu", "coreml", "cpu"])
     assert engine.info.accelerator == "cpu"
+    known = "cpu, tensorrt, cuda, openvino, qnn, acl, xnnpack, webgpu, nnapi, coreml, external"
     assert engine.info.fallbacks == (
-        ("edgetpu", "this version opens only the CPU"),
-        ("gpuu", 'unknown accelerator; did you mean "gpu"?'),
+        ("edgetpu", f"not an accelerator of this engine; known are {known}"),
+        ("webgpuu", 'unknown accelerator; did you mean "webgpu"?'),
+        ("coreml", f"Core ML is a part of macOS and iOS, and this is {sys.platform}"),
     )
     assert [record.getMessage() for record in caplog.records] == [
-        "model net: accelerator edgetpu refused: this version opens only the CPU",
-        'model net: accelerator gpuu refused: unknown accelerator; did you mean "gpu"?',
+        f"model net: accelerator edgetpu refused: not an accelerator of this engine; known are {known}",
+        'model net: accelerator webgpuu refused: unknown accelerator; did you mean "webgpu"?',
+        f"model net: accelerator coreml refused: Core ML is a part of macOS and iOS, and this is {sys.platform}",
         "model net: runs on cpu, which is not the first of its order",
     ]
+    engine.close()
 
 
 def test_what_comes_after_the_cpu_is_not_tried() -> None:
@@ -52,11 +57,12 @@ def test_what_comes_after_the_cpu_is_not_tried() -> None:
 
 def test_without_cpu_it_is_an_error_that_names_every_refusal() -> None:
     with pytest.raises(EngineError) as caught:
-        open_onnx(["edgetpu", "xyzzy"])
+        open_onnx(["nnapi", "xyzzy"])
     assert str(caught.value) == (
-        "net: no accelerator of the declared order opens; expected one of edgetpu, xyzzy to open; got edgetpu: this "
-        "version opens only the CPU; xyzzy: unknown accelerator; known are cpu, edgetpu, gpu, npu, cuda, tensorrt, "
-        'openvino. Add "cpu" to the end of accelerators to run on the CPU when nothing else works'
+        "net: no accelerator of the declared order opens; expected one of nnapi, xyzzy to open; got nnapi: NNAPI is a "
+        "part of Android, and this is another Linux; xyzzy: unknown accelerator; known are cpu, tensorrt, cuda, "
+        "openvino, qnn, acl, xnnpack, webgpu, nnapi, coreml, external. "
+        'Add "cpu" to the end of accelerators to run on the CPU when nothing else works'
     )
 
 

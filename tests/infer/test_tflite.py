@@ -11,6 +11,7 @@ from edgerun.errors import MissingError, ModelError
 from edgerun.infer.runtime import _numpy_refusal, find_runtime, try_in_child
 from edgerun.infer.tflite import Options, TfliteEngine, _remedy
 from edgerun.ports import EngineContext
+from tests.infer.fuzz_loaders import mutated
 from tests.real_models import model_file
 
 NUMPY_2 = int(np.__version__.partition(".")[0]) >= 2
@@ -101,3 +102,10 @@ def test_a_custom_op_is_named() -> None:
     builder.Finish(model.Pack(builder), b"TFL3")
     with pytest.raises(ModelError, match="the custom op edgetpu-custom-op"):
         TfliteEngine(Options("litert"), EngineContext(bytes(builder.Output()), "a model"))
+
+
+def test_a_name_that_is_not_text_is_a_model_error() -> None:
+    """Found by `fuzz_loaders`: the runtime opens the model and fails only when it is asked what its inputs are."""
+    model = mutated(model_file("tflite_micro_magic_wand.tflite").read_bytes(), 4795)
+    with pytest.raises(ModelError, match="cannot be described; got 'utf-8' codec can't decode"):
+        TfliteEngine(Options("litert"), EngineContext(model, "a model"))

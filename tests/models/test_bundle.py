@@ -69,8 +69,11 @@ def test_the_artifact_for_an_accelerator(write: Writer, tmp_path: Path) -> None:
     assert bundle.artifact_for("edgetpu").model == b"compiled"
     assert bundle.artifact_for("edgetpu").format == "tflite"
     assert bundle.artifact_for("gpu") is bundle.artifact_for("cpu") is bundle.main
-    with pytest.raises(ModelError, match="no model for npu; expected one of cpu, edgetpu, gpu; got npu"):
-        bundle.artifact_for("npu")
+    assert bundle.artifact_for("npu") is bundle.main  # a plain file, like the CPU's
+    assert bundle.artifact_for("edgetpu", "tflite").model == b"compiled"
+    for accelerator, kind in (("cpu", "tflite"), ("edgetpu", "onnx")):
+        with pytest.raises(ModelError, match=f"has no .{kind} file for {accelerator}; expected one of tpu/model_edge"):
+            bundle.artifact_for(accelerator, kind)  # type: ignore[arg-type]
 
 
 def test_a_changed_file_is_refused_before_it_is_parsed(write: Writer, tmp_path: Path) -> None:

@@ -56,11 +56,13 @@ def test_tflite_metadata_gives_normalisation_labels_and_all(caplog: pytest.LogCa
     )
 
 
-def test_a_segmenter_says_that_its_outputs_need_a_decoder() -> None:
+def test_a_segmenter_is_known_by_its_mask() -> None:
     path = model_file("deeplabv3_257_fp32.tflite")
     engine = TfliteEngine(Options(), EngineContext(path, "deeplab"))
-    with pytest.raises(ModelError, match="--decoder KIND"):
-        complete(load(path), engine.inputs, engine.outputs)
+    bundle = complete(load(path), engine.inputs, engine.outputs)
+    assert (bundle.decoder, bundle.task, bundle.picture.mean) == ("segment", "segment", (127.5,))
+    assert bundle.labels is not None
+    assert (len(bundle.labels), bundle.labels[15]) == (21, "person")
 
 
 def test_metadata_cut_or_turned_over_is_an_error_or_absent_but_never_a_crash() -> None:
@@ -87,6 +89,30 @@ def test_ultralytics_onnx_tells_everything(caplog: pytest.LogCaptureFixture) -> 
     assert bundle.picture == PictureInput("images", (96, 64), "NCHW", "RGB", "letterbox", (0.0,), (255.0,))
     assert (bundle.decoder, bundle.task, bundle.labels, bundle.threshold) == ("yolo", "detect", ("person", "car"), 0.5)
     assert caplog.records == []
+
+
+def test_ultralytics_pose_tells_its_keypoints_and_segments_want_a_decoder() -> None:
+    props = {**ULTRALYTICS, "names": "{0: 'dog'}", "task": "pose", "kpt_shape": "[24, 3]"}
+    output = TensorSpec("output0", (1, 4 + 1 + 72, 126), "float32")
+    bundle = complete(bare(identity(TensorProto.FLOAT, (1, 3, 64, 96), props), "onnx"), [FLOAT], [output])
+    assert (bundle.decoder, bundle.decoder_options, bundle.task) == ("yolo-pose", {"keypoints": 24}, "pose")
+    content = identity(TensorProto.FLOAT, (1, 3, 64, 96), {**ULTRALYTICS, "task": "segment"})
+    outputs = [TensorSpec("output0", (1, 38, 126), "float32"), TensorSpec("output1", (1, 32, 16, 24), "float32")]
+    with pytest.raises(ModelError, match="needs a decoder yolo-segment, which this version lacks"):
+        complete(bare(content, "onnx"), [FLOAT], outputs)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mean", "std"),
+    [
+        ("0..255", (0.0,), (1.0,)),
+        ("-1..1", (127.5,), (127.5,)),
+        ("imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    ],
+)
+def test_one_flag_says_how_pixels_are_normalised(pixels: str, mean: Any, std: Any) -> None:
+    bundle = complete(bare(), [TensorSpec("x", (1, 96, 96, 3), "float32")], [SCORES], pixels=pixels)
+    assert (bundle.picture.mean, bundle.picture.std) == (mean, std)
 
 
 def test_open_sides_take_the_size_of_the_metadata() -> None:
@@ -130,6 +156,8 @@ def test_metadata_props_of_a_file_cut_short() -> None:
         ([TensorSpec("o", (1, 378, 7), "float32")], "yolo"),
         ([SCORES], "classify"),
         ([TensorSpec("s", (1, 1, 1, 1001), "uint8")], "classify"),
+        ([TensorSpec("mask", (1, 64, 96, 21), "float32")], "segment"),
+        ([TensorSpec("mask", (1, 21, 32, 48), "float32")], "segment"),
         (
             [TensorSpec(f"o{i}", shape, "float32") for i, shape in enumerate([(1, 10), (1,), (1, 10, 4), (1, 10)])],
             "tflite-detection-postprocess",
@@ -149,7 +177,8 @@ def test_the_outputs_tell_the_decoder(outputs: list[TensorSpec], decoder: str) -
     "outputs",
     [
         [TensorSpec("boxes", (1, 1917, 4), "float32"), TensorSpec("scores", (1, 1917, 24), "float32")],
-        [TensorSpec("mask", (1, 64, 96, 21), "float32")],
+        [TensorSpec("mask", (1, 60, 90, 21), "float32")],
+        [TensorSpec("rebuilt", (1, 64, 96, 3), "float32")],
         [TensorSpec("o", (1, 127, 6), "float32")],
         [TensorSpec("one", (1, 1), "float32")],
         [SCORES, SCORES],

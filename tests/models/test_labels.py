@@ -24,6 +24,7 @@ from edgerun.models.labels import parse_labels, read_labels
         (b"0 zero\nplain\n", ("0 zero", "plain")),
         (b"12 monkeys\n", ("12 monkeys",)),
         ("Straße\n犬".encode(), ("Straße", "犬")),
+        (b"crane\nowl\ncrane\n", ("crane", "owl", "crane")),  # as ImageNet's own list has it
     ],
 )
 def test_forms(content: bytes, labels: tuple[str, ...]) -> None:
@@ -36,7 +37,10 @@ def test_forms(content: bytes, labels: tuple[str, ...]) -> None:
         (b"", "no labels"),
         (b"\n \n", "no labels"),
         (b"a\nb\n\xff\n", "x:3: the labels are not text"),
-        (b"a\0b", "no labels"),
+        (b"a\0b", "the name of class 0 cannot be used; expected text of at most 200"),
+        (b"ok\n\x1b[31mred", "the name of class 1 cannot be used"),
+        (b"x" * 201, "the name of class 0 cannot be used.* 201 characters"),
+        (b"a\n" * (1 << 20) + b"a", "too many labels; expected ≤ 1048576; got 1048577"),
         (b"item {\n  id: 1\n}", "TensorFlow label map"),
         (b"0 a\n9999999 b", "a class number is too large"),
     ],

@@ -152,6 +152,7 @@ class NumberDecoder:
 
     options: ClassVar[type[msgspec.Struct]] = NoOptions
     labels = ()
+    wants_inputs = False
 
     def decode(self, outputs: Sequence[Tensor], placement: Placement) -> Answer:
         number = int.from_bytes(outputs[0].tobytes(), "big")

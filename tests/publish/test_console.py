@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgerun.clock import FakeClock
 from edgerun.ports import SinkContext
 from edgerun.publish.console import ConsoleSink, describe, format_line
-from edgerun.types import Answer, Classification, Detection, Publication
+from edgerun.types import Answer, Classification, Detection, Publication, Quantity, SceneEvent, Segment
 from tests.publish.samples import people, publication
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,6 +42,9 @@ def publications() -> list[Publication]:
         publication(417, Answer(classes=(Classification("espresso", 967, 0.93),)), item="cup.jpg", max_age_ns=0),
         publication(418, Answer(keypoints=((0.5, 0.5, 1.0),) * 17), dropped=(0, 0)),
         publication(419, Answer(value=0.0312), dropped=(0, 0)),
+        publication(420, Answer(segments=(Segment("road", 1, 0.4123), Segment("sky", 3, 0.25))), dropped=(0, 0)),
+        publication(421, Answer(values=(Quantity("temperature", 21.5, "°C"), Quantity("people", 3))), dropped=(0, 0)),
+        publication(422, Answer(embedding=(0.5,) * 128), dropped=(0, 0)),
     ]
 
 
@@ -58,6 +62,13 @@ def test_colours_change_nothing_but_the_colour(golden: Callable[[Path, str], Non
     for one in publications():
         sink.publish(one)
     golden(GOLDEN / "console-color.txt", out.getvalue())
+
+
+def test_events_of_sounds_are_told_without_a_number() -> None:
+    heard = publication(answer=Answer(classes=()))
+    event = SceneEvent("heard", None, "okay nabu", 0, None, score=0.9)
+    heard = Publication(msgspec.structs.replace(heard.result, events=(event,)), heard.id, heard.age_ms)
+    assert "[okay nabu heard]" in format_line(heard)
 
 
 def test_a_label_cannot_steer_the_terminal() -> None:

@@ -6,13 +6,14 @@ import itertools
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.publish.draw import draw, label_color, style_for, text_color
-from edgerun.types import Answer, Classification, Detection, Image
+from edgerun.types import Answer, Classification, Detection, Image, Segment
 from tests.publish.samples import picture
 
 SIZES = [(320, 240), (640, 480), (1920, 1080)]
@@ -109,6 +110,24 @@ def test_no_box_nor_label_is_too_odd_to_draw(
         value=1e300,
     )
     draw(image, answer, age_ms=1e9, stream=label)
+
+
+def test_keypoints_and_outlines_are_drawn_where_they_are() -> None:
+    figure = Detection("person", 0, 0.9, (0.25, 0.5, 0.75, 0.9), keypoints=((0.5, 0.7, 0.9), (0.0, 0.2, 0.0)))
+    image, bare = picture(), picture()
+    draw(image, Answer(detections=(figure,)))
+    draw(bare, Answer(detections=(msgspec.structs.replace(figure, keypoints=()),)))
+    ys, xs = np.nonzero((image != bare).any(axis=2))
+    assert (abs(xs - 0.5 * 639) < 8).all(), "and none for the point outside the picture"
+    assert (abs(ys - 0.7 * 479) < 8).all()
+    assert len(xs) > 20
+    image = picture()
+    square = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
+    draw(image, Answer(segments=(Segment("road", 1, 0.25, (square,)),)), stream=None)
+    mask = changed(image)
+    assert mask[120, 200:440].all()
+    assert mask[359, 200:440].all()
+    assert not mask[130:350, 170:470].any(), "the inside stays as it was"
 
 
 def test_an_empty_picture_is_left_alone() -> None:

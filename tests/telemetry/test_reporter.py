@@ -59,7 +59,7 @@ class Desk:
         ledger = Ledger(self.clock)
         ledger.add("dock", self.meter)
         info = EngineInfo("litert 2.3.0", "cpu", 2, fallbacks=(("edgetpu", "no device"),))
-        engine = EngineReport(InstalledModel("ssd", "2", "ab" * 32), info, lambda: self.busy_ns)
+        engine = EngineReport(InstalledModel("ssd", "2", "ab" * 32), lambda: info, lambda: self.busy_ns)
         device = ReportedDevice("dock-7", "1f3a9c02", "edgerun", {"dock": ("detector",)}, {"detector": engine})
         self.reporter = Reporter(device, self.states, ledger, lambda: self.load, self.clock, interval_s)
         self.broker = ListBroker()
