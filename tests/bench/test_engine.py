@@ -248,5 +248,5 @@ def test_tune_beside_a_file_of_the_other_format(convolution: Subject) -> None:
 def test_tune_of_what_does_not_open(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(quantised_convolution()[:200])
-    with pytest.raises(ModelError, match="no way to run it"):
+    with pytest.raises(ModelError, match="cannot be read"):
         tune(str(broken), "latency", budget_s=0.1, threads=[1])

@@ -18,6 +18,8 @@ MANIFESTS = {
     "anomaly": {"error": "rmse", "limit": 0.2, "original": "input"},
     "regress": {"names": ["count"], "units": ["people"], "scale": [10], "shift": [0.5]},
     "classify": {"activation": "softmax", "background_first": True},
+    "keyword": {"activation": "sigmoid"},
+    "vad": {"activation": "sigmoid"},
 }
 
 
