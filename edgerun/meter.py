@@ -62,6 +62,12 @@ class Account:
         """Frames skipped and superseded so far."""
         return self._fates["skipped"], self._fates["superseded"]
 
+    @property
+    def in_flight(self) -> int:
+        """Frames on their way."""
+        with self._lock:
+            return self._grabbed - sum(self._fates.values())
+
     def view(self) -> AccountView:
         with self._lock:
             return AccountView(self._grabbed, dict(self._fates), dict(self._reasons))

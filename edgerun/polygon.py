@@ -1,7 +1,7 @@
 """Polygons in 0..1 of the frame.
 
-A polygon closes itself, may cross itself and may reach beyond the frame; inside is what it winds around at all (the
-"nonzero" fill rule of SVG 1.1, section 11.3).
+A polygon closes itself, may cross itself and may reach beyond the frame; to a mask, inside is what it winds around at
+all (the "nonzero" fill rule of SVG 1.1, section 11.3).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Closing marks the end: what is inside is still taken, then `Closed` is raised.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -78,6 +79,11 @@ class Slot(Generic[T]):
             self._put += 1
             self._ready.notify_all()
 
+    def nudge(self) -> None:
+        """Make whoever waits for this or a fellow slot look again."""
+        with self._ready:
+            self._ready.notify_all()
+
     def take(self, timeout_s: float | None = None) -> T | None:
         """The oldest item; waits up to `timeout_s` (None: for ever) and returns None when that passed.
 
@@ -139,6 +145,7 @@ def take_any(
     first (None: for ever), or when `interrupt`, asked at every notice of `ready`, says so. Raises `Closed` when no slot
     is live.
     """
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     with ready:
         while True:
             if interrupt is not None and interrupt():
@@ -153,5 +160,7 @@ def take_any(
                     return i, None
             if not any(live):
                 raise Closed
-            if not ready.wait(timeout_s) and timeout_s is not None:
+            if deadline_s is None:
+                ready.wait()
+            elif not ready.wait(max(0.0, deadline_s - time.monotonic())):
                 return None

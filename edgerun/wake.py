@@ -29,9 +29,7 @@ class Wake:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until set, at most `timeout_s`; returns whether it is. It stays set."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        return bool(poll.poll(max(0.0, timeout_s) * 1000))
+        return bool(select.select((self._fd,), (), (), max(0.0, timeout_s))[0])  # poll rounds up to milliseconds
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""

@@ -202,3 +202,35 @@ def test_the_same_picture_is_answered_from_memory(tmp_path: Path) -> None:
     for n, one in enumerate(results[3:]):
         assert one["detections"] == results[n % 3]["detections"]
         assert one["frame"] == results[n % 3]["frame"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "place"),
+    [
+        ('model = ["detector", "other"]\nlabels = ["persn"]\n', "streams.street.labels"),
+        ('model = "detector"\n[streams.street.then]\nmodel = "other"\non = ["persn"]\n', "streams.street.then.on"),
+        (
+            'model = "detector"\ntrack = true\n[streams.street.zones.a]\npolygon = [[0, 0], [1, 0], [1, 1]]\n'
+            'labels = ["persn"]\n',
+            "streams.street.zones.a.labels",
+        ),
+    ],
+)
+def test_a_label_that_no_model_has_is_refused(tmp_path: Path, stream: str, place: str) -> None:
+    config = tmp_path / "edge.toml"
+    models = MODELS.format(classifier=model_file("efficientnet_lite0_int8.tflite"))
+    config.write_text(f'{models}\n[streams.street]\nsource = "{CLIP}"\n{stream}', encoding="utf-8")
+    for command in ("check", "run"):
+        done = edgerun(command, "--config", config)
+        assert done.returncode == 2, done.stderr
+        assert f"{place}: no such label" in done.stderr + done.stdout
+        assert 'Did you mean "person"?' in done.stderr + done.stdout
+
+
+def test_of_several_models_each_reports_the_labels_it_has(tmp_path: Path) -> None:
+    _, results = run(tmp_path, 'model = ["detector", "other"]\nlabels = ["person"]\n', "--as-fast", "--frames", 5)
+    for result in results:
+        if result["model"]["name"] == "efficientnet_lite0_int8":
+            assert result["classes"] == []
+        else:
+            assert {one["label"] for one in result["detections"]} == {"person"}

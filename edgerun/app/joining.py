@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from edgerun.app.opening import LoadedModel, open_decoder
+from edgerun.app.opening import LoadedModel, check_labels, of_crops, open_decoder
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
 from edgerun.pipeline.cache import ResultCache
 from edgerun.pipeline.capture import Capture
-from edgerun.pipeline.cascade import CascadePlan
+from edgerun.pipeline.cascade import CascadePlan, CropChooser
 from edgerun.pipeline.ending import Delivery, Ending
 from edgerun.pipeline.gating import GatePlan
 from edgerun.pipeline.intake import Intake
@@ -71,6 +71,7 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
     captures = []
     for name, stream in config.streams.items():
         own = []
+        check_labels(name, stream, [models[one] for one in stream.models])
         for model_name in stream.models:
             plan = _plan(name, stream, model_name, models[model_name])
             lane = Lane(plan, ready[model_name], caches.get(model_name))
@@ -82,6 +83,7 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
                 target = stream.then.model
                 lane.cascade = Lane(_cascade_plan(name, stream, stream.then, models[target]), ready[target])
                 lanes[f"{key}/{target}"] = lane.cascade
+                lane.chooser = lane.cascade.chooser = CropChooser(_crop_plan(stream.then))
                 by_model[target].append(lane.cascade)
         captures.append(_capture(name, stream, own, options, shared))
     workers = [_worker(name, config.models[name], models[name], by_model[name], ready[name], shared) for name in models]
@@ -101,18 +103,18 @@ def _plan(name: str, stream: StreamConfig, model_name: str, model: LoadedModel) 
         region=stream.region,
         enough=None if then is not None else _enough(stream, model),
         scene=_scene(stream),
-        then=None
-        if then is None
-        else CascadePlan(frozenset(then.on), then.max_crops, then.margin, round(then.every_s * 1e9)),
     )
+
+
+def _crop_plan(then: ThenConfig) -> CascadePlan:
+    return CascadePlan(frozenset(then.on), then.max_crops, then.margin, round(then.every_s * 1e9))
 
 
 def _cascade_plan(name: str, stream: StreamConfig, then: ThenConfig, model: LoadedModel) -> LanePlan:
     """The crops' own lane: of the stream's weight and deadline, without its caps, gate and scene."""
-    reading = msgspec.structs.replace(stream, threshold=then.threshold, labels=())
     return LanePlan(
         stream=name,
-        decoder=open_decoder(name, model, reading),
+        decoder=open_decoder(name, model, of_crops(stream, then)),
         model=then.model,
         max_age_ms=stream.max_age_ms,
         weight=stream.weight,

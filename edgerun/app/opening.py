@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from edgerun.config import Config, ModelConfig, StreamConfig
+from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
-from edgerun.errors import EdgerunError, ModelError
+from edgerun.errors import ConfigError, EdgerunError, ModelError, did_you_mean
 from edgerun.infer import open_engine
 from edgerun.infer.fallback import OnChange
 from edgerun.infer.state import with_state
@@ -112,26 +114,61 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
         input_size=model.preprocess.size,
     )
     decoder: Decoder = decoder_class(options, context)
-    labels = stream.labels
-    if len(stream.models) > 1 and decoder.labels:  # each model has labels of its own
-        labels = tuple(label for label in labels if label in decoder.labels)
-    return Select(decoder, labels) if labels else decoder
+    if not stream.labels:
+        return decoder
+    if len(stream.models) == 1:
+        return Select(decoder, stream.labels)
+    # Each of several models has labels of its own; `check_labels` looks at them together.
+    return Select(decoder, [label for label in stream.labels if label in decoder.labels])
+
+
+def of_crops(stream: StreamConfig, then: ThenConfig) -> StreamConfig:
+    """The stream as the second model of its cascade sees it."""
+    return msgspec.structs.replace(stream, model=then.model, threshold=then.threshold, labels=())
+
+
+def check_labels(name: str, stream: StreamConfig, models: Sequence[LoadedModel]) -> None:
+    """Raises `ConfigError` for a label in `labels`, `then.on` or a zone that none of the stream's `models` has."""
+    known = {label for model in models for label in model.bundle.labels or ()}
+    if any(not model.bundle.labels for model in models):  # its classes are numbers
+        return
+    seen = known & set(stream.labels) if stream.labels else known
+    asked = [("labels", stream.labels, known)] if len(models) > 1 else []
+    if stream.then is not None:
+        asked.append(("then.on", stream.then.on, seen))
+    asked += [(f"zones.{zone}.labels", each.labels, seen) for zone, each in stream.zones.items()]
+    for place, labels, possible in asked:
+        for label in labels:
+            if label not in possible:
+                raise ConfigError(
+                    "no such label" if label not in known else "a label that the stream's labels leave out",
+                    where=f"streams.{name}.{place}",
+                    expected="one of " + ", ".join(sorted(possible)[:12]),
+                    got=f'"{label}"',
+                    remedy=did_you_mean(label, sorted(possible)),
+                )
 
 
 def check_models(config: Config) -> list[EdgerunError]:
     """Everything wrong with the models of `config` and with the streams' use of them; nothing is started."""
     errors: list[EdgerunError] = []
+    models: dict[str, LoadedModel] = {}
     for name, model_config in config.models.items():
         try:
-            model = open_model(model_config)
+            models[name] = open_model(model_config)
         except EdgerunError as error:
             errors.append(error)
-            continue
-        for stream_name, stream in config.streams.items():
-            if name in stream.models:
-                try:
-                    open_decoder(stream_name, model, stream)
-                except EdgerunError as error:
-                    errors.append(error)
+    for name, stream in config.streams.items():
+        own = [models[one] for one in stream.models if one in models]
+        try:
+            for model in own:
+                open_decoder(name, model, stream)
+            if stream.then is not None and stream.then.model in models:
+                open_decoder(name, models[stream.then.model], of_crops(stream, stream.then))
+            if len(own) == len(stream.models):
+                check_labels(name, stream, own)
+        except EdgerunError as error:
+            errors.append(error)
+    for model in models.values():
         model.engine.close()
     return errors

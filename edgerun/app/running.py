@@ -73,6 +73,7 @@ class App:
         self._models: dict[str, LoadedModel] = {}
         self._held_models: set[str] = set()
         self._sinks: list[Sink] = []
+        self._built: Pipeline | None = None
         self._observers = tuple(observers)
         self._broker: Connection | None = None
         self._ended: tuple[float, dict[str, dict[str, Any]]] | None = None
@@ -84,8 +85,8 @@ class App:
             self._states = StateKeeper({n: self._models[s.models[0]].engine.info.accelerator for n, s in streams})
             if config.mqtt is not None:
                 self._broker = self._open_broker(config.mqtt)
-            self._sinks = self._open_sinks()
-            self.pipeline = self._build_pipeline()
+            self._open_sinks()
+            self.pipeline = self._built = self._build_pipeline()
             self._reporter = self._build_reporter()
         except BaseException:
             self.close()
@@ -128,6 +129,8 @@ class App:
     def close(self) -> None:
         """Give back everything that is open. Idempotent."""
         with ExitStack() as each:  # the rest is closed whatever one of them raises
+            if self._built is not None:
+                each.callback(self._built.close)
             for name, model in self._models.items():
                 if name not in self._held_models:
                     each.callback(model.engine.close)
@@ -237,7 +240,7 @@ class App:
         )
         return Connection(options, self.clock, birth=self._birth)
 
-    def _open_sinks(self) -> list[Sink]:
+    def _open_sinks(self) -> None:
         context = SinkContext(self._config.device.id, self.clock, self._broker)
         options = self._options
         wanted: list[tuple[str, dict[str, Any]]] = []
@@ -251,11 +254,9 @@ class App:
             wanted.append(("picture", {**paths, "streams": tuple(self._config.streams)}))
         if self._config.mqtt is not None:
             wanted.append(("mqtt", {"prefix": self._config.mqtt.prefix}))
-        sinks: list[Sink] = []
         for kind, values in wanted:
             sink_class = resolve("sink", kind)
-            sinks.append(sink_class(sink_class.options(**values), context))
-        return sinks
+            self._sinks.append(sink_class(sink_class.options(**values), context))
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)

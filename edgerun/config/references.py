@@ -55,11 +55,17 @@ def _check_model(wanted: Any, models: dict[str, Any], place: str, report: Report
 
 def _check_needs(place: str, stream: dict[str, Any], then: dict[str, Any], report: Report) -> None:
     """What keys of one stream ask of each other."""
-    if not stream.get("track"):
+    if stream.get("track") in (None, False):
         if stream.get("zones"):
             report.add(join(place, "zones"), "given without track", remedy="add track = true")
         if then.get("every_s"):
             report.add(join(join(place, "then"), "every_s"), "given without track", remedy="add track = true")
+    elif _table(stream, "gate").get("crop"):
+        report.add(
+            join(join(place, "gate"), "crop"),
+            "given with track",
+            remedy="remove one: what stands still lies outside the part that moves, and would be taken for lost",
+        )
     low, high = stream.get("min_fps"), stream.get("max_fps")
     if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
         report.add(join(place, "min_fps"), "more than max_fps", expected=f"at most {high:g}", got=f"{low:g}")

@@ -79,6 +79,10 @@ class Capture:
         self._stop.set()
         self._wake.set()
 
+    def close(self) -> None:
+        """Give the means to wake this thread back: neither it nor a worker may run any more."""
+        self._wake.close()
+
     def close_lanes(self) -> None:
         """The end of this stream's data: what waits in the Slots is still taken."""
         for lane in self.lanes:
@@ -116,9 +120,11 @@ class Capture:
             until_ns = self._intake.hold_until_ns()
             if until_ns is None:
                 return source.grab()
-            grab = source.grab(until_ns)
-            self._intake.awake()
-            self._wake.clear()
+            try:
+                grab = source.grab(until_ns)
+            finally:
+                self._intake.awake()
+                self._wake.clear()
             if grab is not NOT_YET:
                 return grab
             if self._stop.is_set():

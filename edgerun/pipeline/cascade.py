@@ -8,6 +8,8 @@ import msgspec
 
 from edgerun.types import Box, Detection
 
+_PATIENCE_NS = 1_000_000_000  # a crop can be superseded, expire or fail: then it is tried again
+
 
 class CascadePlan(msgspec.Struct, frozen=True):
     """What the config says of `[streams.x.then]`.
@@ -24,36 +26,48 @@ class CascadePlan(msgspec.Struct, frozen=True):
 
 
 class CropChooser:
-    """Chooses the crops of one lane, remembering when each track was cropped last. Used by one thread."""
+    """Chooses the crops of one lane. An object counts as looked at when the second model has answered; until then it is
+    asked about again after `_PATIENCE_NS`. `choose` is the first worker's, `answered` the second's.
+    """
 
     def __init__(self, plan: CascadePlan) -> None:
-        self._plan = plan
-        self._cropped_ns: dict[int, int] = {}
+        self.plan = plan
+        self._asked_ns: dict[int, int] = {}
+        self._answered_ns: dict[int, int] = {}
 
     def choose(self, detections: Sequence[Detection], captured_ns: int) -> tuple[list[Detection], int]:
         """The detections to crop, at most `max_crops`, and how many that were meant are left out."""
-        plan = self._plan
+        plan = self.plan
         meant = [one for one in detections if not plan.on or one.label in plan.on]
         due = [one for one in meant if not self._is_known(one, captured_ns)]
         chosen = sorted(due, key=lambda one: -one.score)[: plan.max_crops]
         if plan.every_ns:
-            self._forget(captured_ns)
-            self._cropped_ns.update({one.track: captured_ns for one in chosen if one.track is not None})
+            _forget(self._asked_ns, captured_ns - _PATIENCE_NS)
+            _forget(self._answered_ns, captured_ns - plan.every_ns)
+            self._asked_ns.update({one.track: captured_ns for one in chosen if one.track is not None})
         return chosen, len(meant) - len(chosen)
 
+    def answered(self, one: Detection, captured_ns: int) -> None:
+        """The second model has looked at it."""
+        if self.plan.every_ns and one.track is not None:
+            self._answered_ns[one.track] = captured_ns
+
     def _is_known(self, one: Detection, captured_ns: int) -> bool:
-        """Whether it was looked at a moment ago; one that has no number yet is waited for."""
-        if not self._plan.every_ns:
+        """Whether it was looked at a moment ago, or is about to be; one that has no number yet is waited for."""
+        if not self.plan.every_ns:
             return False
         if one.track is None:
             return True
-        before_ns = self._cropped_ns.get(one.track)
-        return before_ns is not None and captured_ns - before_ns < self._plan.every_ns
+        asked_ns, answered_ns = self._asked_ns.get(one.track), self._answered_ns.get(one.track)
+        if answered_ns is not None and captured_ns - answered_ns < self.plan.every_ns:
+            return True
+        return asked_ns is not None and captured_ns - asked_ns < min(self.plan.every_ns, _PATIENCE_NS)
 
-    def _forget(self, captured_ns: int) -> None:
-        old = [track for track, at_ns in self._cropped_ns.items() if captured_ns - at_ns >= self._plan.every_ns]
-        for track in old:
-            del self._cropped_ns[track]
+
+def _forget(times_ns: dict[int, int], before_ns: int) -> None:
+    for track, at_ns in tuple(times_ns.items()):
+        if at_ns < before_ns:
+            times_ns.pop(track, None)
 
 
 def widen(box: Box, margin: float) -> Box:

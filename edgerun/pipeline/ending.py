@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from edgerun.errors import Closed
-from edgerun.pipeline.cascade import CropChooser, widen
+from edgerun.pipeline.cascade import widen
 from edgerun.pipeline.handover import put
 from edgerun.pipeline.lane import Lane
 from edgerun.slot import Outbox
@@ -32,6 +32,7 @@ class Job(msgspec.Struct):
     index: int
     frame: Frame
     began_ns: int
+    preparing_ns: int = 0
     row: int = 0
     tensor: Tensor = _NO_TENSOR
     placement: Placement = Placement()
@@ -60,7 +61,6 @@ class Ending:
         self._clock = clock
         self._keep_pictures = keep_pictures
         self._told: dict[Lane, tuple[int, int]] = {}
-        self._croppers: dict[Lane, CropChooser] = {}
 
     def finish(
         self,
@@ -77,7 +77,7 @@ class Ending:
             answer, events = seen.answer, seen.events
         latency_ns = {
             "capture": frame.ready_ns - frame.stamp.captured_ns,
-            "wait": job.began_ns - frame.ready_ns + job.launched_ns - job.prepared_ns,
+            "wait": job.preparing_ns - frame.ready_ns + job.launched_ns - job.prepared_ns,
             **stages_ns,
         }
         for stage, spent_ns in latency_ns.items():
@@ -96,6 +96,8 @@ class Ending:
             crop=frame.crop,
         )
         job.ended = True
+        if frame.crop is not None and lane.chooser is not None:
+            lane.chooser.answered(frame.crop, frame.stamp.captured_ns)
         self._hand_over(lane, result, frame)
         if lane.cascade is not None and answer.detections and frame.reuse is None:
             self._give_crops(lane, lane.cascade, frame, answer.detections)
@@ -128,11 +130,9 @@ class Ending:
 
     def _give_crops(self, lane: Lane, target: Lane, frame: Frame, detections: tuple[Detection, ...]) -> None:
         """Each crop is a frame of its own to the next model, with an account of its own."""
-        plan = lane.plan.then
-        if plan is None:
-            return
-        cropper = self._croppers.setdefault(lane, CropChooser(plan))
-        chosen, left_out = cropper.choose(detections, frame.stamp.captured_ns)
+        chooser = lane.chooser
+        assert chooser is not None, "a lane with a cascade has what chooses its crops"
+        chosen, left_out = chooser.choose(detections, frame.stamp.captured_ns)
         for _ in range(left_out):
             target.meter.account.grab()
             target.meter.account.end("limited")
@@ -145,7 +145,7 @@ class Ending:
                 ready_ns,
                 frame.size,
                 frame.lossy,
-                region=widen(one.box, plan.margin),
+                region=widen(one.box, chooser.plan.margin),
                 crop=one,
             )
             put(target, crop)

@@ -22,13 +22,8 @@ Known = tuple[Reuse, tuple[int, int]]
 _NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
 
 
-class _Held:
-    """The frame in hand, and the lanes it may still be wanted by."""
-
-    __slots__ = ("grab", "lanes", "stamp")
-
-    def __init__(self, grab: Grab, stamp: Stamp, lanes: list[Lane]) -> None:
-        self.grab, self.stamp, self.lanes = grab, stamp, lanes
+_Held = tuple[Grab, Stamp]
+"""The frame in hand."""
 
 
 class Intake:
@@ -81,7 +76,7 @@ class Intake:
         if self._source.lossless:
             self._deliver(grab, stamp, self.lanes)
         elif self._source.holds:
-            self._held = _Held(grab, stamp, list(self.lanes))
+            self._held = (grab, stamp)
             self.use_held()
         else:
             self._deliver(grab, stamp, [lane for lane in self.lanes if self._is_worth_it(lane, grab)])
@@ -98,10 +93,10 @@ class Intake:
         """Until when (monotonic) to wait for a newer frame; None when the frame in hand is of no more use."""
         if self._held is None:
             return None
-        for lane in self._held.lanes:
+        for lane in self.lanes:
             lane.demand.holding = True
         now_ns = self._clock.mono_ns()
-        return min(self._decode_at_ns(lane, now_ns) for lane in self._held.lanes)
+        return min(self._decode_at_ns(lane, now_ns) for lane in self.lanes)
 
     def awake(self) -> None:
         """The wait for a newer frame is over."""
@@ -109,23 +104,22 @@ class Intake:
             lane.demand.holding = False
 
     def use_held(self) -> None:
-        """Decode the frame in hand for the lanes whose turn is near; the others may still get a newer one."""
+        """Decode the frame in hand when a lane's turn is near."""
         held = self._held
         if held is None:
             return
         now_ns = self._clock.mono_ns()
-        due = [lane for lane in held.lanes if self._decode_at_ns(lane, now_ns) <= now_ns]
-        if not due:
+        if all(self._decode_at_ns(lane, now_ns) > now_ns for lane in self.lanes):
             return
-        # With several lanes the later ones take the picture too, rather than having it decoded a second time.
+        # Lanes whose turn is later take the picture too, rather than having it decoded a second time.
         self._held = None
-        self._deliver(held.grab, held.stamp, held.lanes)
+        self._deliver(*held, self.lanes)
 
     def finish(self) -> None:
         """No frame will follow: the one in hand is used."""
         held, self._held = self._held, None
         if held is not None:
-            self._deliver(held.grab, held.stamp, held.lanes)
+            self._deliver(*held, self.lanes)
 
     def end(self) -> None:
         """The source is about to be closed."""
@@ -134,7 +128,7 @@ class Intake:
     def _let_go(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            for lane in held.lanes:
+            for lane in self.lanes:
                 lane.meter.account.end("skipped")
 
     def _decode_at_ns(self, lane: Lane, now_ns: int) -> int:
@@ -190,6 +184,7 @@ class Intake:
                     self._watch.mask(image)
         except FrameError as error:
             for lane in offers:
+                lane.pass_on(self._clock.mono_ns())
                 lane.fail(stamp.seq, error, began_ns)
             return
         except BaseException:
@@ -208,6 +203,7 @@ class Intake:
             # Last of all that can be told without a look, because admitting costs credit.
             capped = lane.rate_cap is not None and not self._source.lossless
             if capped and lane.rate_cap is not None and not lane.rate_cap.admits(grab.captured_ns):
+                lane.pass_on(self._clock.mono_ns())
                 lane.meter.account.end("limited")
                 continue
             found = lane.cache.get(lane.plan.stream, grab.key) if lane.cache is not None and grab.key else None
@@ -222,12 +218,12 @@ class Intake:
             return offers
         passed: dict[Lane, Known | None] = {}
         for lane, known in offers.items():
-            lane.gated_ns = self._clock.mono_ns()
             last, still_ns = lane.last, self._watch.plan.still_ns
             if known is not None:
                 passed[lane] = known
-            elif not still_ns or (last is not None and lane.meter.account.view().in_flight > 1):
+            elif not still_ns or (last is not None and lane.meter.account.in_flight > 1):
                 lane.meter.account.end("gated")
+                lane.pass_on(self._clock.mono_ns())
             elif last is not None and grab.captured_ns - last[0] <= still_ns:
                 passed[lane] = (Reuse("still", last[1]), self._source.frame_size)
             else:
@@ -235,7 +231,13 @@ class Intake:
         return passed
 
     def _retrieve(self) -> Image:
-        image = self._source.retrieve(self._pool.take(), self._view)
+        buffer = self._pool.take()
+        try:
+            image = self._source.retrieve(buffer, self._view)
+        except FrameError:
+            if buffer is not None:
+                self._pool.give(buffer)
+            raise
         if image.size == 0:
             raise FrameError("the frame has no pixels", reason="empty")
         return image

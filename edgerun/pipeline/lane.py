@@ -10,7 +10,7 @@ import msgspec
 from edgerun.errors import FrameError
 from edgerun.meter import StreamMeter
 from edgerun.pipeline.cache import ResultCache
-from edgerun.pipeline.cascade import CascadePlan
+from edgerun.pipeline.cascade import CropChooser
 from edgerun.pipeline.demand import RateCap
 from edgerun.ports import Decoder, Scene
 from edgerun.slot import Slot
@@ -40,7 +40,6 @@ class LanePlan(msgspec.Struct, frozen=True):
     enough: tuple[int, int] | None = None
     """The model needs no picture larger than this (width, height); None: the whole frame is wanted."""
     scene: Scene | None = None
-    then: CascadePlan | None = None
 
 
 class Demand:
@@ -80,16 +79,27 @@ class Lane:
         self.cache = cache
         self.cascade: Lane | None = None
         """Where crops of this lane's detections go."""
+        self.chooser: CropChooser | None = None
+        """Which they are; shared with the lane that the crops go to."""
         self.rate_cap = RateCap(plan.max_fps) if plan.max_fps else None
         self.max_age_ns = round(plan.max_age_ms * 1e6)
         self.gated_ns = 0
         """When a frame was last held back because nothing moved: that counts as served."""
         self.last: tuple[int, Answer] | None = None
         """When the frame inferred last was captured, and what its decoder answered. Written by the worker."""
+        self.passed = False
+        """Its turn came and its frame did not: the worker is to plan anew. Set by the capture thread."""
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
         self._told_hopeless = False
         self._expired = 0
+
+    def pass_on(self, now_ns: int) -> None:
+        """The lane's frame came to nothing before the worker saw it: its turn is the others'."""
+        self.gated_ns = now_ns
+        if not self.demand.wanted_at_ns:
+            self.passed = True
+            self.slot.nudge()
 
     def has_frame(self, now_ns: int) -> bool:
         """Whether a frame waits in the Slot, is held back for the lane's turn, or is just being decoded."""

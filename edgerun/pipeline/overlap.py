@@ -68,7 +68,7 @@ class OverlappedWorker(Worker):
                 try:
                     if landed is not None:
                         self._land(landed)
-                    if rows:
+                    if rows and not self._all_too_old(rows):
                         flight = self._launch(jobs, rows)
                     if landed is not None:
                         self._finish(landed.jobs, self._kept)
@@ -82,6 +82,8 @@ class OverlappedWorker(Worker):
             if flight is not None:
                 give_up(self._turns, flight.jobs)
             self._hand_to_engine(None)
+            thread.join()
+        self._turns.pass_ends_on()
 
     def _next_jobs(self, flight: _Flight | None) -> list[Job]:
         """The next frames; none when the inference under way ends first."""
@@ -110,12 +112,18 @@ class OverlappedWorker(Worker):
             self._prepare_time.add((self._clock.mono_ns() - began_ns) // len(rows))
         return rows
 
+    def _all_too_old(self, rows: Sequence[Job]) -> bool:
+        """Whether none of these frames may be inferred any more: they waited for an inference that took too long."""
+        now_ns = self._clock.mono_ns()
+        if not all(self._turns.is_too_old(job.index, job.frame, now_ns) for job in rows):
+            return False
+        for job in rows:
+            job.ended = self._turns.expires(job.index, job.frame, now_ns)
+        return True
+
     def _launch(self, jobs: Sequence[Job], rows: Sequence[Job]) -> _Flight:
         self._half = 1 - self._half
-        now_ns = self._clock.mono_ns()
-        for job in rows:
-            job.launched_ns = now_ns
-        flight = _Flight(jobs, rows, now_ns)
+        flight = _Flight(jobs, rows, self._clock.mono_ns())
         self._hand_to_engine(flight)
         return flight
 

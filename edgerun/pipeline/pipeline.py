@@ -85,6 +85,12 @@ class Pipeline:
             )
         return stuck
 
+    def close(self) -> None:
+        """Give back what waits between the threads; nothing where one of them has not ended. Idempotent."""
+        if not self.held:
+            for capture in self.captures:
+                capture.close()
+
     def _join(self, threads: Sequence[threading.Thread], deadline_ns: int, most_s: float) -> list[str]:
         limit_ns = min(deadline_ns, self._clock.mono_ns() + round(most_s * 1e9))
         for thread in threads:

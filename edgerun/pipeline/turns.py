@@ -38,6 +38,7 @@ class Turns:
         self.batching = batching
         self._slots = [lane.slot for lane in lanes]
         self._live = [True] * len(lanes)
+        self._ended: list[int] = []
         self._clock = clock
         self._served_ns = [clock.mono_ns()] * len(lanes)
         self._weights = [lane.plan.weight for lane in lanes]
@@ -49,34 +50,49 @@ class Turns:
     def gather(self, interrupt: Callable[[], bool] | None = None) -> list[Job]:
         """The frames of the next inference: one, or as many as come in time; their leases are the caller's.
 
-        None when `interrupt` (asked whenever `ready` is notified) was true first. Raises `Closed` at the end of all
-        lanes. Frames too old for their stream are counted here and go no further.
+        None of them when `interrupt` (asked whenever `ready` is notified) was true first. Raises `Closed` at the end of
+        all lanes. Frames too old for their stream are counted here and go no further.
         """
+        if interrupt is None:  # nothing is on an accelerator
+            self.pass_ends_on()
         jobs: list[Job] = []
         deadline_ns = 0
         while len(jobs) < self.batching.most:
             left_s = max(0.0, (deadline_ns - self._clock.mono_ns()) / 1e9) if jobs else None
             try:
-                taken = take_any(self._slots, self.ready, self._next, self._live, left_s, interrupt)
+                taken = take_any(self._slots, self.ready, self._next, self._live, left_s, interrupt or self._any_passed)
             except Closed:
                 if jobs:
                     return jobs
                 raise
+            if taken is None and interrupt is None and self._any_passed():
+                for lane in self.lanes:
+                    lane.passed = False
+                self.announce(self._clock.mono_ns(), None)
+                continue
             if taken is None:
                 break
             index, frame = taken
             if frame is None:
-                self._end(index)
+                self._ended.append(index)
+                if not jobs and interrupt is None:
+                    self.pass_ends_on()
                 continue
             now_ns = self._clock.mono_ns()
             self._served_ns[index] = now_ns - int(self._head_start * self._service[index].value_ns)
-            if self._is_too_old(index, frame, now_ns):
+            if self.expires(index, frame, now_ns):
                 frame.lease.release()
                 continue
-            if not jobs:
-                deadline_ns = now_ns + self.batching.delay_ns
+            waits_until_ns = now_ns + self.batching.delay_ns
+            lane = self.lanes[index]
+            if frame.lossy and lane.max_age_ns:
+                waits_until_ns = min(waits_until_ns, frame.stamp.captured_ns + lane.max_age_ns)
+            deadline_ns = min(deadline_ns, waits_until_ns) if jobs else waits_until_ns
             jobs.append(Job(index, frame, now_ns))
         return jobs
+
+    def _any_passed(self) -> bool:
+        return any(lane.passed for lane in self.lanes)
 
     def served(self, index: int, spent_ns: int) -> None:
         """A turn that began with a frame of this lane took so long."""
@@ -102,6 +118,7 @@ class Turns:
 
     def drain(self, reason: str) -> None:
         """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes."""
+        self.pass_ends_on()
         while True:
             try:
                 taken = take_any(self._slots, self.ready, lambda waiting: waiting[0], self._live)
@@ -111,24 +128,30 @@ class Turns:
                 continue
             index, frame = taken
             if frame is None:
-                self._end(index)
+                self._ended.append(index)
+                self.pass_ends_on()
                 continue
             self.lanes[index].meter.account.end("failed", reason)
             frame.lease.release()
 
-    def _end(self, index: int) -> None:
-        """A lane has come to its end, and with it the crops that it gave."""
-        cascade = self.lanes[index].cascade
-        if cascade is not None:
-            cascade.slot.close()
+    def pass_ends_on(self) -> None:
+        """Lanes have come to their end, and with them the crops that they gave: none of their frames is in hand."""
+        while self._ended:
+            cascade = self.lanes[self._ended.pop()].cascade
+            if cascade is not None:
+                cascade.slot.close()
 
-    def _is_too_old(self, index: int, frame: Frame, now_ns: int) -> bool:
+    def is_too_old(self, index: int, frame: Frame, now_ns: int) -> bool:
+        """Whether the frame may not be inferred any more."""
         lane = self.lanes[index]
-        age_ns = now_ns - frame.stamp.captured_ns
-        if lane.max_age_ns and frame.lossy and age_ns > lane.max_age_ns:
-            lane.expire(age_ns, now_ns)
-            return True
-        return False
+        return bool(lane.max_age_ns) and frame.lossy and now_ns - frame.stamp.captured_ns > lane.max_age_ns
+
+    def expires(self, index: int, frame: Frame, now_ns: int) -> bool:
+        """The same; a frame that is too old is counted."""
+        if not self.is_too_old(index, frame, now_ns):
+            return False
+        self.lanes[index].expire(now_ns - frame.stamp.captured_ns, now_ns)
+        return True
 
     def _next(self, waiting: Sequence[int]) -> int:
         return pick(waiting, self._weights, self._last_served(), self._clock.mono_ns(), self._periods_ns)

@@ -77,7 +77,11 @@ class Worker:
         """
         rows: list[Job] = []
         for job in jobs:
+            job.preparing_ns = self._clock.mono_ns()
             if job.frame.reuse is not None:
+                continue
+            if self._turns.expires(job.index, job.frame, job.preparing_ns):
+                job.ended = True
                 continue
             job.row = first + len(rows)
             try:
@@ -85,12 +89,15 @@ class Worker:
             except FrameError as error:
                 self._fail(job, error)
                 continue
-            job.prepared_ns = job.launched_ns = self._clock.mono_ns()
+            job.prepared_ns = self._clock.mono_ns()
             rows.append(job)
         return rows
 
     def _infer(self, rows: Sequence[Job]) -> Sequence[Tensor]:
         """The outputs of these frames; none when the engine could not infer them, and they have failed."""
+        launched_ns = self._clock.mono_ns()
+        for job in rows:
+            job.launched_ns = launched_ns
         try:
             outputs = self.engine.infer((self._tensor(rows),))
         except FrameError as error:
@@ -127,12 +134,12 @@ class Worker:
             return
         decoded_ns = self._clock.mono_ns()
         stages = {
-            "preprocess": job.prepared_ns - job.began_ns,
+            "preprocess": job.prepared_ns - job.preparing_ns,
             "infer": job.inferred_ns - job.launched_ns,
             "decode": decoded_ns - job.inferred_ns,
         }
         lane.last = (frame.stamp.captured_ns, answer)
-        if lane.cache is not None and frame.key is not None:
+        if lane.cache is not None and frame.key is not None and frame.region == lane.plan.region:
             lane.cache.put(lane.plan.stream, frame.key, answer, frame.size)
         self._ending.finish(lane, job, answer, stages)
 

@@ -21,7 +21,10 @@ class Glance:
         self._grey: GreyImage = self._small
 
     def look(self, grey: Image, captured_ns: int) -> Motion:
-        """See `ports.Gate`. Resized by bilinear interpolation, which the gate's own smoothing makes up for."""
+        """See `ports.Gate`; here a BGR picture will do too.
+
+        Resized by bilinear interpolation, which the gate's own smoothing makes up for.
+        """
         import cv2
 
         if grey.shape != self._shape:
