@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from edgerun.app.opening import LoadedModel, check_labels, of_crops, open_decoder
+from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
 from edgerun.pipeline.cache import ResultCache
@@ -64,6 +64,8 @@ def used_models(config: Config) -> set[str]:
 
 def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel], shared: Surroundings) -> Joined:
     """Everything between the sources and the Outbox. Raises `ConfigError` or `ModelError`."""
+    for name, model in models.items():
+        check_state(config, name, model)
     ready = {name: threading.Condition() for name in models}
     caches = {name: ResultCache(size) for name in models if (size := config.models[name].cache)}
     by_model: dict[str, list[Lane]] = {name: [] for name in models}

@@ -26,6 +26,8 @@ class LoadedModel(msgspec.Struct, frozen=True):
     preprocess: PicturePreprocess
     overlapped: bool
     """Whether it may run on something else than the CPU, so that the next input is to be prepared meanwhile."""
+    stateful: bool = False
+    """Whether its answers depend on what came before."""
 
 
 def open_model(config: ModelConfig, on_change: OnChange | None = None) -> LoadedModel:
@@ -79,7 +81,9 @@ def open_model(config: ModelConfig, on_change: OnChange | None = None) -> Loaded
         rows = 2 * batch if overlapped else batch
         picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
         picture.pop("name", None)
-        return LoadedModel(bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=rows), overlapped)
+        return LoadedModel(
+            bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=rows), overlapped, plan.stateful
+        )
     except EdgerunError:
         engine.close()
         raise
@@ -127,6 +131,28 @@ def of_crops(stream: StreamConfig, then: ThenConfig) -> StreamConfig:
     return msgspec.structs.replace(stream, model=then.model, threshold=then.threshold, labels=())
 
 
+def check_state(config: Config, name: str, model: LoadedModel) -> None:
+    """Raises `ConfigError` when a model that remembers is used in a way that would mix up what it remembers."""
+    if not model.stateful:
+        return
+    what = ""
+    users = [stream for stream in config.streams.values() if name in stream.models]
+    if any(stream.then is not None and stream.then.model == name for stream in config.streams.values()):
+        what = "cannot look at crops"
+    elif len(users) > 1:
+        what = "serves one stream only"
+    elif config.models[name].batch is not None or config.models[name].cache:
+        what = "takes neither batch nor cache"
+    elif any(stream.gate is not None and stream.gate.still_s for stream in users):
+        what = "takes no gate with still_s"
+    if what:
+        raise ConfigError(
+            f"a model that remembers what came before {what}",
+            where=f"models.{name}",
+            remedy="give each stream a [models.NAME] table of its own, and leave such keys out",
+        )
+
+
 def check_labels(name: str, stream: StreamConfig, models: Sequence[LoadedModel]) -> None:
     """Raises `ConfigError` for a label in `labels`, `then.on` or a zone that none of the stream's `models` has."""
     known = {label for model in models for label in model.bundle.labels or ()}
@@ -156,6 +182,11 @@ def check_models(config: Config) -> list[EdgerunError]:
     for name, model_config in config.models.items():
         try:
             models[name] = open_model(model_config)
+        except EdgerunError as error:
+            errors.append(error)
+    for name, model in models.items():
+        try:
+            check_state(config, name, model)
         except EdgerunError as error:
             errors.append(error)
     for name, stream in config.streams.items():
