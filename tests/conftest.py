@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +13,17 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the golden files anew instead of comparing")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command sets up the process's logging; the next test has its own."""
+    root, own = logging.getLogger(), logging.getLogger("edgerun")
+    levels, handlers = (root.level, own.level), root.handlers[:]
+    yield
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

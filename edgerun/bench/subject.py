@@ -150,7 +150,7 @@ class OpenSubject:
         engine, rows = self.engine, self.subject.batch
         try:
             decoder = self.subject.decoder or self.bundle.decoder or "classify"  # not used: any will do
-            bundle = complete(self.bundle, engine.inputs, engine.outputs, decoder=decoder, labels=())
+            bundle = complete(self.bundle, engine.inputs, engine.outputs, decoder=decoder)
             told = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
             told.pop("name", None)
             preprocess = PicturePreprocess(single(engine.inputs[0]), **told)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +15,6 @@ from edgerun.errors import ConfigError, ModelError
 from tests.infer import onnx_models
 from tests.models.tflite_files import compiled_for_edge_tpu
 from tests.real_models import model_file
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """A command sets up the process's logging; the next test has its own."""
-    root, own = logging.getLogger(), logging.getLogger("edgerun")
-    levels, handlers = (root.level, own.level), root.handlers[:]
-    yield
-    root.setLevel(levels[0])
-    own.setLevel(levels[1])
-    root.handlers[:] = handlers
 
 
 def run(*words: str) -> int:
