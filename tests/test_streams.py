@@ -35,9 +35,8 @@ def test_four_equal_streams_get_equal_shares(tmp_path: Path) -> None:
 
 
 def test_shares_follow_the_weights(tmp_path: Path) -> None:
-    """The rule gives exactly 3 (tests/pipeline/test_demand.py); on a busy machine a turn may find no frame yet."""
     got = published(tmp_path, {"light": flood(), "heavy": flood("weight = 3")})
-    assert 2 < got["heavy"] / got["light"] < 3.5, got
+    assert 2.5 < got["heavy"] / got["light"] < 3.5, got
 
 
 def test_a_promised_rate_is_kept_beside_a_heavy_stream(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class Intake:
         self._let_go()
         self._gaps.add(grab.captured_ns)
         for lane in self.lanes:
+            lane.demand.interval_ns = self._gaps.mean_ns
             lane.meter.account.grab()
         if self._source.lossless:
             self._deliver(grab, stamp, self.lanes)

@@ -49,13 +49,15 @@ class Demand:
     the worker has nothing to do.
     """
 
-    __slots__ = ("due_ns", "holding", "uncertain_ns", "wake", "wanted_at_ns")
+    __slots__ = ("due_ns", "holding", "interval_ns", "uncertain_ns", "wake", "wanted_at_ns")
 
     def __init__(self) -> None:
         self.wanted_at_ns = 0
         self.uncertain_ns = 0
         """How far from `wanted_at_ns` the turn usually starts."""
         self.holding = False
+        self.interval_ns = 0
+        """The usual time between two frames of the source; 0 until it is known. Written by the capture thread."""
         self.due_ns = 0
         """By when the frame that is being decoded for this lane should be there; 0: none is."""
         self.wake: Wake | None = None

@@ -108,6 +108,9 @@ class Turns:
             longest_ns = max(services_ns)
             self._periods_ns = [min_period_ns(lane.plan.min_fps or 0.0, longest_ns) for lane in self.lanes]
         in_hand = [lane.has_frame(at_ns) for lane in self.lanes]
+        if current is not None:
+            # Its own next frame will be there when this turn ends; else a lighter lane would be called in its place.
+            in_hand[current] = in_hand[current] or 0 < self.lanes[current].demand.interval_ns <= services_ns[current]
         turns = plan_turns(at_ns, current, services_ns, in_hand, self._weights, self._last_served(), self._periods_ns)
         if self.batching.most > 1:  # the next turn takes a frame of everyone
             turns = [min(turns)] * len(turns)

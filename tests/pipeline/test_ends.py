@@ -167,3 +167,22 @@ def test_an_answer_to_a_crop_is_not_the_answer_to_the_picture() -> None:
     frame = scene.taken()
     assert frame.key == b"key"
     assert frame.region != scene.lanes[0].plan.region, "which is what keeps it out of the cache"
+
+
+@pytest.mark.parametrize(("interval_ms", "called"), [(2, False), (0, True), (500, True)])
+def test_a_light_lane_is_not_called_for_a_turn_that_the_heavy_one_will_be_ready_for(
+    interval_ms: int, called: bool
+) -> None:
+    """The heavy lane's frame has just been taken; where its camera is fast, the next is there when this turn ends."""
+    clock, ready = FakeClock(), threading.Condition()
+    light, heavy = (
+        Lane(LanePlan(stream=str(weight), decoder=NumberDecoder(), weight=weight), ready) for weight in (1.0, 3.0)
+    )
+    turns = Turns([light, heavy], ready, clock, Batching())
+    service_ns = 50_000_000
+    for index in (0, 1):
+        turns.served(index, service_ns)
+    light.demand.holding = True
+    heavy.demand.interval_ns = interval_ms * 1_000_000
+    turns.announce(clock.mono_ns(), 1)
+    assert (light.demand.wanted_at_ns == clock.mono_ns() + service_ns) is called
