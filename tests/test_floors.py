@@ -16,6 +16,7 @@ FLOORS = {
     "telemetry": 2, "pipeline": 2, "scene": 2,
     "app": 3,
     "daemon": 4, "bench": 4, "doctor": 4,
+    "convert": 5,
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Model preparation: read, prune, calibrate, quantise, prove, measure, bundle, report."""
