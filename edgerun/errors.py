@@ -29,6 +29,10 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
     return f'did you mean "{candidates[close[0]]}"?' if close else None
 
 
+_COMMANDS = ("pip ", "apt-get ", "edgerun ")
+"""A remedy that begins so is to be typed as it stands."""
+
+
 class EdgerunError(Exception):
     """Root of the tree.
 
@@ -58,7 +62,8 @@ class EdgerunError(Exception):
         if self.got is not None:
             text += f"; got {self.got}"
         if self.remedy:
-            text += f". {self.remedy[0].upper()}{self.remedy[1:]}"
+            command = self.remedy.startswith(_COMMANDS)
+            text += f". {self.remedy if command else self.remedy[0].upper() + self.remedy[1:]}"
         return text
 
 

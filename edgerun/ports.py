@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from edgerun.clock import Clock
+from edgerun.slot import Slot
 from edgerun.types import (
     WHOLE,
     Answer,
@@ -37,7 +38,7 @@ from edgerun.wake import Wake
 
 
 class SourceContext(msgspec.Struct, frozen=True):
-    """What a source is given besides its options.
+    """What a source is given besides its options; `broker` only where there is one.
 
     `stop` is set when the stream ends: every wait of the source must end with it. `wake` becomes readable when the
     consumer will not wait for the next frame any longer (and with `stop`): a `grab(until_ns)` of a source that `holds`
@@ -51,6 +52,7 @@ class SourceContext(msgspec.Struct, frozen=True):
     as_fast: bool = False
     loop: bool = False
     wake: Wake | None = None
+    broker: Broker | None = None
 
 
 class Source(Protocol):
@@ -92,7 +94,9 @@ class Source(Protocol):
 
 
 class Preprocess(Protocol):
-    """Picture → the model's input tensor, in buffers allocated at construction: one row per picture of a batch."""
+    """Picture, or window of samples, → the model's input tensor, in buffers allocated at construction: one row per
+    picture of a batch.
+    """
 
     def prepare(self, image: Image, region: Box | None = None, row: int = 0) -> tuple[Tensor, Placement]:
         """`image` (`H×W×3` uint8 BGR), or its `region` (0..1), resized, converted, normalised and quantised.
@@ -104,6 +108,10 @@ class Preprocess(Protocol):
 
     def batch(self, rows: int, first: int = 0) -> Tensor:
         """`rows` rows of the tensor from row `first` on as one, shape `rows×…`: a view, no copy."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what went before, where it remembers anything: the next input does not follow the last one."""
         ...
 
 
@@ -191,6 +199,18 @@ class Decoder(Protocol):
         ...
 
 
+class Incoming(msgspec.Struct, frozen=True):
+    """One message from the broker. The last three fields are MQTT 5's, None where the sender or the link has none."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expires_in_s: int | None = None
+
+
 class Broker(Protocol):
     """The one MQTT connection, as its users see it. Thread-safe; nothing in it blocks but `flush`."""
 
@@ -199,10 +219,16 @@ class Broker(Protocol):
         """Whether a CONNACK was accepted and the link has not been seen to fail since."""
         ...
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes | None = None
+    ) -> None:
         """Queue one message. While the link is down QoS 1 waits (bounded, oldest dropped and counted), QoS 0 is dropped
-        and counted.
+        and counted. `correlation`: of the request that this answers (MQTT 5).
         """
+        ...
+
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+        """Messages that match go to `inbox`, now and after every reconnect, until the inbox is closed."""
         ...
 
     def flush(self, timeout_s: float) -> bool:

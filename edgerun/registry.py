@@ -18,6 +18,13 @@ BUILTIN: dict[str, dict[str, str]] = {
         "file": "edgerun.capture.file:FileSource",
         "images": "edgerun.capture.images:ImagesSource",
         "synthetic": "edgerun.capture.synthetic:SyntheticSource",
+        "csv": "edgerun.capture.csv_file:CsvSource",
+        "wav": "edgerun.capture.wav:WavSource",
+        "microphone": "edgerun.capture.microphone:MicrophoneSource",
+        "iio": "edgerun.capture.iio:IioSource",
+        "serial": "edgerun.capture.serial_port:SerialSource",
+        "exec": "edgerun.capture.command:CommandSource",
+        "mqtt": "edgerun.capture.mqtt_request:MqttRequestSource",
     },
     "engine": {
         "tflite": "edgerun.infer.tflite:TfliteEngine",

@@ -25,12 +25,21 @@ Polygon = tuple[tuple[float, float], ...]
 """Corners (x, y) in 0..1 of the frame; closed by itself."""
 
 
+class Reply(msgspec.Struct, frozen=True):
+    """Where the answer to a request is awaited: MQTT 5's response topic and correlation data."""
+
+    topic: str
+    correlation: bytes | None = None
+
+
 class Stamp(msgspec.Struct, frozen=True):
     """Identity and moment of one frame; rides unchanged from capture to result.
 
     `seq` counts the stream's grabbed frames from 0; `captured_ns` is monotonic, `captured_unix_s` wall time: the
     driver's timestamp where it can be trusted, else the arrival of the frame's last byte. `item` is the file name or
-    position when the source is a file or a folder.
+    position when the source is a file or a folder. `reply`: the frame is a request, and this is where its answer goes.
+    `recorded_ns`: when it was taken on the clock of the recording that it comes from, where that is read faster than it
+    was made.
     """
 
     stream: str
@@ -38,19 +47,28 @@ class Stamp(msgspec.Struct, frozen=True):
     captured_ns: int
     captured_unix_s: float
     item: str | None = None
+    reply: Reply | None = None
+    recorded_ns: int | None = None
+
+    @property
+    def moment_ns(self) -> int:
+        """Its time for what remembers frames: how long things take in the scene, not how fast they are read."""
+        return self.captured_ns if self.recorded_ns is None else self.recorded_ns
 
 
 class Grab(msgspec.Struct, frozen=True):
     """What a source says of the frame it has just taken hold of, not decoded yet.
 
     `key` identifies the payload byte for byte (a digest), where the source has it as a whole: equal keys, equal frames.
-    `gap`: samples are missing between the window before and this one.
+    `gap`: samples are missing between the window before and this one. `reply`, `recorded_ns`: as in `Stamp`.
     """
 
     captured_ns: int
     item: str | None = None
     key: bytes | None = None
     gap: bool = False
+    reply: Reply | None = None
+    recorded_ns: int | None = None
 
 
 NOT_YET = Grab(-1)
@@ -103,7 +121,9 @@ class Lease:
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """A decoded picture on its way to the worker. Whoever takes it from the Slot releases `lease`."""
+    """A decoded picture, or a window of samples, on its way to the worker. Whoever takes it from the Slot releases
+    `lease`.
+    """
 
     stamp: Stamp
     lease: Lease
@@ -121,6 +141,8 @@ class Frame(msgspec.Struct, frozen=True):
     """As in `Grab`."""
     crop: Detection | None = None
     """In a cascade: the detection of the first model that this frame is cut to."""
+    gap: bool = False
+    """Something that the source had is missing before it."""
 
     @property
     def image(self) -> Image:
@@ -292,7 +314,7 @@ class Result(msgspec.Struct, frozen=True):
     answer: Answer
     model: ModelInfo
     frame_size: tuple[int, int]
-    """Width and height of the frame as captured, pixels."""
+    """Width and height of the frame as captured, pixels; channels and samples of a window."""
     latency_ns: Mapping[str, int]
     """capture, wait, preprocess, infer, decode."""
     dropped: Mapping[str, int]
@@ -304,6 +326,10 @@ class Result(msgspec.Struct, frozen=True):
     """Why the answer was not inferred from this frame itself; None: it was."""
     crop: Detection | None = None
     """In a cascade: the detection of the first model that this is about."""
+    window: bool = False
+    """The model was given samples, not a picture."""
+    gap: bool = False
+    """The model began anew here, because something before this is missing."""
 
 
 class Publication(msgspec.Struct, frozen=True):

@@ -33,7 +33,8 @@ def test_one_stream_of_its_own_is_right() -> None:
         (BASE + STREAM.format("a") + STREAM.format("b"), "one stream only"),
         (BASE.replace("[models.n]", "cache = 1000\n[models.n]") + STREAM.format("a"), "neither batch nor cache"),
         (BASE.replace("[models.n]", "batch = {max = 2}\n[models.n]") + STREAM.format("a"), "neither batch nor cache"),
-        (BASE + STREAM.format("a") + "gate = {still_s = 2}\n", "no gate with still_s"),
+        (BASE + STREAM.format("a") + "gate = {still_s = 2}\n", "no gate"),
+        (BASE + STREAM.format("a") + "max_fps = 2\n", "no max_fps"),
         (
             BASE + STREAM.format("a").replace('"m"', '"n"') + 'then = {model = "m"}\n',
             "cannot look at crops",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
+from edgerun.app.listening import LISTENERS, check_listener, listener, source_options
 from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
+from edgerun.infer.state import reset
 from edgerun.pipeline.cache import ResultCache
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.cascade import CascadePlan, CropChooser
@@ -22,7 +25,7 @@ from edgerun.pipeline.notice import NoticeBoard
 from edgerun.pipeline.overlap import OverlappedWorker
 from edgerun.pipeline.turns import Batching, Turns
 from edgerun.pipeline.worker import Worker
-from edgerun.ports import Gate, Scene, Source, SourceContext
+from edgerun.ports import Broker, Gate, Scene, Source, SourceContext
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.types import Image, ModelInfo
@@ -32,6 +35,7 @@ _ENOUGH = 0.95
 """A frame decoded at a reduced scale may be this much of the model's input. At 0.96 (288 rows of 576, for 300) the
 bundled detector finds the same 485 objects of the bundled clip as in the whole frames."""
 _MOST_AWAITED = 16  # crops that wait for a cascade's model before the oldest give way
+_MOST_ORDERED = 32  # frames that wait for a model that wants all of them: a second of windows of 32 ms
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -43,6 +47,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     stood_still: Callable[[int], bool]
     keep_pictures: bool
     keep_whole: bool
+    broker: Broker | None = None
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -87,7 +92,11 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
                 lanes[f"{key}/{target}"] = lane.cascade
                 lane.chooser = lane.cascade.chooser = CropChooser(_crop_plan(stream.then))
                 by_model[target].append(lane.cascade)
-        captures.append(_capture(name, stream, own, options, shared))
+        for one in stream.models:
+            check_listener(name, stream, models[one].bundle)
+        first = models[stream.models[0]]
+        given = source_options(name, stream, first.bundle, first.preprocess)
+        captures.append(_capture(name, stream, given, own, options, shared))
     workers = [_worker(name, config.models[name], models[name], by_model[name], ready[name], shared) for name in models]
     return Joined(captures, workers, lanes, caches)
 
@@ -103,8 +112,11 @@ def _plan(name: str, stream: StreamConfig, model_name: str, model: LoadedModel) 
         min_fps=stream.min_fps,
         weight=stream.weight,
         region=stream.region,
+        depth=_MOST_ORDERED if model.ordered else 1,
         enough=None if then is not None else _enough(stream, model),
-        scene=_scene(stream),
+        scene=_scene(name, stream, model),
+        ordered=model.ordered,
+        window=model.bundle.signal is not None,
     )
 
 
@@ -133,7 +145,9 @@ def _enough(stream: StreamConfig, model: LoadedModel) -> tuple[int, int] | None:
     return round(_ENOUGH * width / (x1 - x0)), round(_ENOUGH * height / (y1 - y0))
 
 
-def _scene(stream: StreamConfig) -> Scene | None:
+def _scene(name: str, stream: StreamConfig, model: LoadedModel) -> Scene | None:
+    if model.bundle.decoder in LISTENERS:
+        return listener(name, stream, model.bundle)
     if not stream.track:
         return None
     from edgerun.scene.memory import SceneMemory
@@ -171,7 +185,12 @@ def _blackout(stream: StreamConfig) -> Callable[[Image], None] | None:
 
 
 def _capture(
-    name: str, stream: StreamConfig, lanes: Sequence[Lane], options: RunOptions, shared: Surroundings
+    name: str,
+    stream: StreamConfig,
+    given: msgspec.Struct,
+    lanes: Sequence[Lane],
+    options: RunOptions,
+    shared: Surroundings,
 ) -> Capture:
     source_class = resolve("source", stream.source.kind)
 
@@ -183,8 +202,9 @@ def _capture(
             as_fast=stream.as_fast or options.as_fast,
             loop=stream.loop or options.loop,
             wake=wake,
+            broker=shared.broker,
         )
-        source: Source = source_class(stream.source.options, context)
+        source: Source = source_class(given, context)
         return source
 
     intake = Intake(
@@ -219,5 +239,6 @@ def _worker(
     info = ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator)
     turns = Turns(lanes, ready, shared.clock, batching)
     ending = Ending(info, shared.outbox, shared.clock, keep_pictures=shared.keep_pictures)
-    kind = OverlappedWorker if model.overlapped else Worker
-    return kind(name, model.engine, model.preprocess, turns, ending, shared.clock)
+    # Of what remembers, nothing is prepared before the answer to what came before is there.
+    kind = OverlappedWorker if model.overlapped and not model.ordered else Worker
+    return kind(name, model.engine, model.preprocess, turns, ending, shared.clock, partial(reset, model.engine))

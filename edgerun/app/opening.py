@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
+from edgerun.app.listening import LISTENERS, check_listener, open_signal, rate_of_sources, source_options
+from edgerun.app.proving import golden_tensors
 from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
 from edgerun.errors import ConfigError, EdgerunError, ModelError, did_you_mean
@@ -14,7 +17,7 @@ from edgerun.infer.fallback import OnChange
 from edgerun.infer.state import with_state
 from edgerun.models import Bundle, complete, fix_sizes, load, read_labels, recurrence
 from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext
-from edgerun.preprocess import PicturePreprocess
+from edgerun.preprocess import PicturePreprocess, SignalPreprocess
 from edgerun.registry import resolve
 
 
@@ -23,15 +26,22 @@ class LoadedModel(msgspec.Struct, frozen=True):
 
     bundle: Bundle
     engine: Engine
-    preprocess: PicturePreprocess
+    preprocess: PicturePreprocess | SignalPreprocess
     overlapped: bool
     """Whether it may run on something else than the CPU, so that the next input is to be prepared meanwhile."""
     stateful: bool = False
     """Whether its answers depend on what came before."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether it wants every frame of its stream, in order."""
+        return self.stateful or self.bundle.signal is not None
 
-def open_model(config: ModelConfig, on_change: OnChange | None = None) -> LoadedModel:
+
+def open_model(config: ModelConfig, on_change: OnChange | None = None, rate_hz: float | None = None) -> LoadedModel:
     """Load, verify and open one model; `on_change` is told when it runs on another accelerator.
+
+    `rate_hz`: how often samples come, for a model that listens to them; None: as often as it wants them.
 
     Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`.
     """
@@ -50,6 +60,7 @@ def open_model(config: ModelConfig, on_change: OnChange | None = None) -> Loaded
             context,
             config.accelerators,
             model_for=lambda name: bundle.artifact_for(name).model,
+            golden=partial(golden_tensors, config, bundle),
             on_change=on_change,
         )
 
@@ -75,10 +86,14 @@ def open_model(config: ModelConfig, on_change: OnChange | None = None) -> Loaded
             top_k=config.top_k,
             pixels=config.pixels,
             size=config.size,
+            pictures=False,
         )
         # Beside an accelerator the next input is filled while this one is worked on.
         overlapped = config.accelerators[0] != "cpu"
         rows = 2 * batch if overlapped else batch
+        if bundle.signal is not None:
+            heard = open_signal(bundle, bundle.signal, engine.inputs[0], rate_hz, rows)
+            return LoadedModel(bundle, engine, heard, overlapped, plan.stateful or heard.stateful)
         picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
         picture.pop("name", None)
         return LoadedModel(
@@ -113,7 +128,7 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
         inputs=model.engine.inputs,
         outputs=model.engine.outputs,
         labels=bundle.labels or (),
-        threshold=threshold if threshold is not None else 0.5,
+        threshold=0.0 if bundle.decoder in LISTENERS else threshold if threshold is not None else 0.5,
         top_k=bundle.top_k,
         input_size=model.preprocess.size,
     )
@@ -143,8 +158,10 @@ def check_state(config: Config, name: str, model: LoadedModel) -> None:
         what = "serves one stream only"
     elif config.models[name].batch is not None or config.models[name].cache:
         what = "takes neither batch nor cache"
-    elif any(stream.gate is not None and stream.gate.still_s for stream in users):
-        what = "takes no gate with still_s"
+    elif any(stream.gate is not None for stream in users):
+        what = "takes no gate"
+    elif any(stream.max_fps for stream in users):
+        what = "takes no max_fps"
     if what:
         raise ConfigError(
             f"a model that remembers what came before {what}",
@@ -181,7 +198,7 @@ def check_models(config: Config) -> list[EdgerunError]:
     models: dict[str, LoadedModel] = {}
     for name, model_config in config.models.items():
         try:
-            models[name] = open_model(model_config)
+            models[name] = open_model(model_config, rate_hz=rate_of_sources(config, name))
         except EdgerunError as error:
             errors.append(error)
     for name, model in models.items():
@@ -193,6 +210,8 @@ def check_models(config: Config) -> list[EdgerunError]:
         own = [models[one] for one in stream.models if one in models]
         try:
             for model in own:
+                source_options(name, stream, model.bundle, model.preprocess)
+                check_listener(name, stream, model.bundle)
                 open_decoder(name, model, stream)
             if stream.then is not None and stream.then.model in models:
                 open_decoder(name, models[stream.then.model], of_crops(stream, stream.then))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgerun.app.joining import Surroundings, join, used_models
+from edgerun.app.listening import rate_of_sources
 from edgerun.app.opening import LoadedModel, open_model
 from edgerun.clock import Clock
 from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions
@@ -80,7 +81,9 @@ class App:
         self._delivery: ConnectionStats | None = None
         try:
             for name, model in self._used_models():
-                self._models[name] = open_model(model, partial(self._engine_changed, name))
+                self._models[name] = open_model(
+                    model, partial(self._engine_changed, name), rate_of_sources(config, name)
+                )
             streams = config.streams.items()
             self._states = StateKeeper({n: self._models[s.models[0]].engine.info.accelerator for n, s in streams})
             if config.mqtt is not None:
@@ -268,6 +271,7 @@ class App:
             self._pulse.stood_still,
             keep_pictures=any(sink.wants_picture for sink in sinks),
             keep_whole=any(sink.wants_picture for sink in self._sinks),
+            broker=self._broker,
         )
         joined = join(self._config, self._options, self._models, shared)
         for name, lane in joined.lanes.items():

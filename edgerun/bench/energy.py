@@ -1,77 +1,112 @@
-"""The energy a machine says it has used: the RAPL counters that Linux shows under /sys/class/powercap."""
+"""What a round of a benchmark used, and whether the machine was slowed down meanwhile.
+
+Energy is the whole machine's (or its processor packages'), not one process's: what it draws while nothing is measured
+is subtracted, and said. What can be read, and how, is device/energy.py's and device/evidence.py's.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from pathlib import Path
+import threading
+from collections.abc import Mapping
 
 import msgspec
 
-_PACKAGE = re.compile(r"[a-z]+-rapl:\d+")
-"""A whole package. Its parts are `…:N:M` and counted in it already, so they must not be added."""
+from edgerun.clock import SystemClock
+from edgerun.device.energy import EnergyMeter
+from edgerun.device.evidence import slowed_between
+from edgerun.device.machine import Machine
+from edgerun.device.sampler import Sampler
+from edgerun.device.sensors import builtin_kinds
+from edgerun.device.site import Site
+
+_KINDS = (
+    "ina", "jetpack4", "battery", "rapl",
+    "cooling", "cpufreq", "throttle", "pi-voltage", "pi-firmware", "apex", "cgroup-cpu",
+)  # fmt: skip
+_SAMPLE_EVERY_S = 0.2
+_IDLE_EVERY_S = 0.1
+_NEVER_S = 1e9
 
 
-class _Zone(msgspec.Struct, frozen=True):
-    path: Path
-    range_uj: int | None
+class RoundFacts(msgspec.Struct, frozen=True):
+    """Of one round: joules beyond idling, None where no source tells; `slowed`: what makes it unfit to be compared."""
+
+    work_j: float | None
+    slowed: tuple[str, ...]
 
 
-class EnergyMeter:
-    """Energy of the processor packages since construction or the last `take_j`: the whole machine's, not one process's.
+class RoundWatch:
+    """Looks at power and throttling at both ends of each round; where power has no counter, 5 times a second between.
 
-    Linux kernel documentation, power/powercap: `energy_uj` counts microjoules and wraps at `max_energy_range_uj`. It is
-    readable by root only on most systems (CVE-2020-8694), and no Arm board has it. `root` holds the machine's `sys`.
+    Its own cost is then about 1 ms a second, in a thread of its own. `machine` is what is looked at.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._zones = tuple(_find_zones(root / "sys/class/powercap"))
-        self._last = self._read()
+    def __init__(self, machine: Machine | None = None) -> None:
+        self._sampler = Sampler(Site(machine or Machine(), SystemClock()), builtin_kinds(_KINDS), look_every_s=_NEVER_S)
+        self._meter = EnergyMeter()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._slowed: dict[str, None] = {}
+        self._values: Mapping[str, float] = {}
+        self._look()
 
     @property
-    def readable(self) -> bool:
-        return bool(self._last)
+    def source(self) -> str | None:
+        """Where energy figures come from; None: there are none."""
+        return self._meter.source
 
-    def take_j(self) -> float | None:
-        """Joules used since the last call; None where no counter can be read, or one ran back without saying where."""
-        before, self._last = self._last, self._read()
-        if not before or len(before) != len(self._last):
-            return None
-        used_uj = 0
-        for zone, old, new in zip(self._zones, before, self._last, strict=True):
-            step = new - old
-            if step < 0:
-                if zone.range_uj is None or step + zone.range_uj < 0:
-                    return None
-                step += zone.range_uj
-            used_uj += step
-        return used_uj / 1e6
+    @property
+    def idle_w(self) -> float | None:
+        """What the machine draws while nothing is measured; None before `rest`."""
+        return self._meter.idle_w
 
-    def _read(self) -> Sequence[int]:
-        values = [_number(zone.path / "energy_uj") for zone in self._zones]
-        return [value for value in values if value is not None] if None not in values else []
+    def rest(self, seconds: float) -> None:
+        """Measure the machine at rest, where it tells anything: to be called before there is a model."""
+        if self.source is None:
+            return
+        spent_s = 0.0
+        self._look()
+        self._meter.take()
+        while spent_s < seconds:
+            self._stop.wait(_IDLE_EVERY_S)
+            spent_s += _IDLE_EVERY_S
+            self._look()
+        rested = self._meter.take()
+        if rested is not None:
+            self._meter.idle_w = rested.power_w
 
+    def begin(self) -> None:
+        """A round begins."""
+        self._look()
+        self._meter.take()
+        self._slowed = {}
+        if self.source not in (None, "rapl"):
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._keep_looking, name="bench:power", daemon=True)
+            self._thread.start()
 
-def _find_zones(powercap: Path) -> list[_Zone]:
-    if not powercap.is_dir():
-        return []
-    zones = []
-    for path in sorted(powercap.iterdir()):
-        # "psys" is the whole platform and holds the packages too.
-        if not _PACKAGE.fullmatch(path.name) or _text(path / "name") == "psys":
-            continue
-        if _number(path / "energy_uj") is not None:
-            zones.append(_Zone(path, _number(path / "max_energy_range_uj")))
-    return zones
+    def end(self) -> RoundFacts:
+        """It has ended."""
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+        self._look()
+        spent = self._meter.take()
+        return RoundFacts(spent.work_j if spent is not None else None, tuple(self._slowed))
 
+    def close(self) -> None:
+        """Let go of the sensors. Idempotent."""
+        self._sampler.close()
 
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text is not None and text.isdecimal() else None
+    def _keep_looking(self) -> None:
+        while not self._stop.wait(_SAMPLE_EVERY_S):
+            self._look()
 
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
+    def _look(self) -> None:
+        with self._lock:
+            sample = self._sampler.sample()
+            self._meter.feed(sample.readings)
+            before, self._values = self._values, sample.values()
+            self._slowed |= dict.fromkeys(slowed_between(before, self._values))

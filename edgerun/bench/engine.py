@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from edgerun.bench.energy import EnergyMeter
+from edgerun.bench.energy import RoundWatch
 from edgerun.bench.samples import median, median_of, summarise_ms
 from edgerun.bench.scenario import SAMPLES_PER_QUERY, Scenario, Trace, arrivals_ns, back_to_back, highest_rate, serve
 from edgerun.bench.subject import OpenSubject, Subject
@@ -22,6 +22,7 @@ Progress = Callable[[str], None]
 _EXEC_AFTER_NS = 5_000_000_000
 """A process that opens its model later than this after its start did something else before."""
 _SEED = 7
+_REST_S = 1.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -49,9 +50,12 @@ class Round(msgspec.Struct, frozen=True, omit_defaults=True):
     throughput_per_s: float
     cpu_ms: float
     energy_j: float | None = None
+    """Beyond what the machine draws at rest."""
     stages_ms: dict[str, float] = {}
     """Median of each stage, where stages are measured."""
     gave_up: bool = False
+    slowed: list[str] = []
+    """Why the round is unfit to be compared: the machine was throttled, capped or held to a quota meanwhile."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,6 +78,11 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     rounds: list[Round]
     samples_per_query: int = 1
     energy_j_per_inference: float | None = None
+    energy_source: str | None = None
+    idle_w: float | None = None
+    """What the machine draws at rest, which is not in the energy of an inference."""
+    unfit: list[str] = []
+    """What slowed the machine down during a round; empty: nothing that it tells of."""
     rss_mib: float | None = None
     start_to_first_inference_s: float | None = None
     stages_ms: dict[str, float] = {}
@@ -88,14 +97,21 @@ class Session:
     def __init__(self, subject: Subject, plan: Plan) -> None:
         check_plan(plan)
         self.subject = subject
+        rested_ns = time.monotonic_ns()
+        self._watch = RoundWatch()
+        self._watch.rest(_REST_S)
         opening_ns = time.monotonic_ns()
-        self._open = OpenSubject(subject)
-        self._energy = EnergyMeter()
+        rested_ns = opening_ns - rested_ns
         self.start_s: float | None = None
         self._plan = plan
         try:
+            self._open = OpenSubject(subject)
+        except BaseException:
+            self._watch.close()
+            raise
+        try:
             self._open.run(subject.batch)
-            self.start_s = _since_start(opening_ns)
+            self.start_s = _since_start(opening_ns, rested_ns)
             for _ in range(max(0, plan.warmup - 1)):
                 self._open.run(subject.batch)
         except BaseException:
@@ -107,7 +123,7 @@ class Session:
         plan = plan or self._plan
         for stage in self._open.stages_ns.values():
             stage.clear()
-        self._energy.take_j()
+        self._watch.begin()
         collecting = gc.isenabled()
         gc.disable()  # as `timeit` does: a collection of the benchmark's own samples is no latency of the model
         cpu_ns = time.process_time_ns()
@@ -117,15 +133,16 @@ class Session:
             if collecting:
                 gc.enable()
         cpu_ns = time.process_time_ns() - cpu_ns
-        energy_j = self._energy.take_j()
+        facts = self._watch.end()
         return Round(
             queries=len(trace.latency_ns),
             latency_ms=summarise_ms(trace.latency_ns),
             throughput_per_s=round(trace.pictures / (trace.wall_ns / 1e9), 3),
             cpu_ms=round(cpu_ns / 1e6 / trace.pictures, 4),
-            energy_j=round(energy_j / trace.pictures, 6) if energy_j else None,
+            energy_j=round(facts.work_j / trace.pictures, 6) if facts.work_j is not None else None,
             stages_ms={name: round(median(ns) / 1e6, 4) for name, ns in self._open.stages_ns.items() if ns},
             gave_up=trace.gave_up,
+            slowed=list(facts.slowed),
         )
 
     def report(self, rounds: Sequence[Round], plan: Plan | None = None) -> Report:
@@ -152,6 +169,9 @@ class Session:
             load_s=round(opened.load_s, 3),
             rounds=list(rounds),
             samples_per_query=samples_of(plan, subject.batch),
+            energy_source=self._watch.source,
+            idle_w=round(self._watch.idle_w, 3) if self._watch.idle_w is not None else None,
+            unfit=list(dict.fromkeys(reason for one in rounds for reason in one.slowed)),
             rss_mib=round(rss_mib, 1) if rss_mib is not None else None,
             start_to_first_inference_s=round(self.start_s, 3) if self.start_s is not None else None,
             fallbacks=[list(pair) for pair in opened.info.fallbacks],
@@ -161,6 +181,7 @@ class Session:
 
     def close(self) -> None:
         """Free the engine. Idempotent."""
+        self._watch.close()
         self._open.close()
 
     def _run_scenario(self, plan: Plan) -> Trace:
@@ -268,9 +289,12 @@ def _search_rate(session: Session, plan: Plan, progress: Progress) -> float:
     return highest_rate(meets, ceiling) or lowest
 
 
-def _since_start(opening_ns: int) -> float | None:
-    """Seconds from the start of this process until now; None where it is not known, or did other things before."""
+def _since_start(opening_ns: int, rested_ns: int) -> float | None:
+    """Seconds from the start of this process until now, without those at rest.
+
+    None where it is not known, or the process did other things before.
+    """
     started_ns = process_started_ns()
-    if started_ns is None or opening_ns - started_ns > _EXEC_AFTER_NS:
+    if started_ns is None or opening_ns - started_ns - rested_ns > _EXEC_AFTER_NS:
         return None
-    return (time.monotonic_ns() - started_ns) / 1e9
+    return (time.monotonic_ns() - started_ns - rested_ns) / 1e9

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from edgerun.bench.camera import CameraAccount, Options
+from edgerun.bench.energy import RoundWatch
 from edgerun.bench.processes import open_camera, run_child
 from edgerun.bench.samples import percentile
 from edgerun.bench.watched import BareJob, BareRun, LiveJob, WatchedRun
@@ -99,6 +100,8 @@ class LiveReport(msgspec.Struct, frozen=True):
     backwards: int
     """Results that were not newer than their stream's last."""
     cameras: tuple[CameraAccount, ...]
+    unfit: tuple[str, ...] = ()
+    """What slowed the machine down meanwhile: such a run is not to be compared with others."""
 
     @property
     def conserved(self) -> bool:
@@ -136,6 +139,7 @@ def run_live(
     """
     _check(fps or overloads, seconds, streams)
     reports = []
+    watch = RoundWatch()
     progress(f"bare loop, {bare_s:g} s")
     before = _run_bare(model, threads, bare_s, size)
     for asked in fps or overloads:
@@ -143,11 +147,17 @@ def run_live(
         overload = rate * streams / before.results_per_s if fps else asked
         progress(f"{overload:.3g}× overload: {streams} × {rate:.1f} fps for {seconds:g} s")
         camera = Options(fps=rate, size=size, pattern=pattern)
-        run, cameras = _run_watched(LiveJob(model, threads, (), seconds, warmup_s, max_age_ms), camera, streams)
+        watch.begin()
+        try:
+            run, cameras = _run_watched(LiveJob(model, threads, (), seconds, warmup_s, max_age_ms), camera, streams)
+        finally:
+            slowed = watch.end().slowed
         progress(f"bare loop, {bare_s:g} s")
         after = _run_bare(model, threads, bare_s, size)
-        reports.append(_report(camera, overload, streams, (before, after), run, cameras))
+        report = _report(camera, overload, streams, (before, after), run, cameras)
+        reports.append(msgspec.structs.replace(report, unfit=slowed))
         before = after
+    watch.close()
     return reports
 
 
@@ -307,6 +317,8 @@ def _accounts(reports: Sequence[LiveReport]) -> Iterator[str]:
         missed = sum(camera.missed for camera in one.cameras)
         extra += [f"{missed} frames the cameras had no time to make"] if missed else []
         yield ", ".join(extra)
+        if one.unfit:
+            yield f"{one.overload:.3g}×: UNFIT, the machine was slowed down meanwhile ({', '.join(one.unfit)})"
 
 
 def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from edgerun.broker.complaints import Complaints
 from edgerun.broker.ending import Cause, Ending
 from edgerun.broker.inboxes import Inboxes
 from edgerun.broker.link import Link, load_paho
-from edgerun.broker.message import Incoming, Message, check_topic
+from edgerun.broker.message import Message, check_topic
 from edgerun.broker.options import BrokerOptions, parse_address
 from edgerun.broker.outgoing import Outgoing
 from edgerun.broker.reconnect import MQTT_5, Reconnect
@@ -22,6 +22,7 @@ from edgerun.broker.session import Session
 from edgerun.broker.tls import tls_context
 from edgerun.clock import Clock
 from edgerun.errors import BrokerError, ConfigError, StageError
+from edgerun.ports import Incoming
 from edgerun.slot import Slot
 
 _log = logging.getLogger("edgerun.broker")
@@ -115,7 +116,9 @@ class Connection:
             self._options.password.reveal()
         self._start_thread()
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes | None = None
+    ) -> None:
         """Queue one message; never blocks. While the link is down QoS 1 waits and QoS 0 is dropped, both counted.
 
         QoS 2 is not offered: results carry ids, and consumers drop duplicates by them. Raises `ValueError` for a topic
@@ -124,7 +127,7 @@ class Connection:
         check_topic(topic)
         if qos not in (0, 1):
             raise ValueError(f"QoS is 0 or 1; got {qos}")
-        message = Message(topic, payload, qos, retain)
+        message = Message(topic, payload, qos, retain, correlation)
         if self._stop.is_set():
             self._outgoing.refuse("stopped")
             return

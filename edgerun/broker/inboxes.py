@@ -6,13 +6,16 @@ import threading
 from collections import deque
 
 from edgerun.broker.link import Link
-from edgerun.broker.message import Incoming
 from edgerun.errors import Closed
+from edgerun.ports import Incoming
 from edgerun.slot import Slot
 
 
 class Inboxes:
-    """Topic filters and the bounded hand-offs behind them. `add` from any thread, the rest from the thread "mqtt"."""
+    """Topic filters and the bounded hand-offs behind them. `add` from any thread, the rest from the thread "mqtt".
+
+    A shared subscription (`$share/group/filter`; MQTT 5.0, 4.8.2) is matched by the filter in it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,7 +50,11 @@ class Inboxes:
         from paho.mqtt.client import topic_matches_sub
 
         with self._lock:
-            wanted = [(f, inbox) for f, (inbox, _) in self._inboxes.items() if topic_matches_sub(f, incoming.topic)]
+            wanted = [
+                (wish, inbox)
+                for wish, (inbox, _) in self._inboxes.items()
+                if topic_matches_sub(wish.split("/", 2)[2] if wish.startswith("$share/") else wish, incoming.topic)
+            ]
         for topic_filter, inbox in wanted:
             try:
                 inbox.put(incoming)

@@ -20,11 +20,12 @@ import msgspec
 
 from edgerun.broker import ending as endings
 from edgerun.broker.ending import Ending
-from edgerun.broker.message import Incoming, Message
+from edgerun.broker.message import Message
 from edgerun.broker.options import Address, BrokerOptions
 from edgerun.broker.reconnect import MQTT_5
 from edgerun.broker.tls import ClientContext, tls_context
 from edgerun.errors import MissingError
+from edgerun.ports import Incoming
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +99,10 @@ class Link:
 
     def publish(self, message: Message) -> int:
         """Hand one message to paho, which writes it at once; returns its packet id."""
-        return int(self._client.publish(message.topic, message.payload, message.qos, message.retain).mid)
+        properties = None
+        if message.correlation is not None and self.protocol == MQTT_5:
+            properties = _answering(message.correlation)
+        return int(self._client.publish(message.topic, message.payload, message.qos, message.retain, properties).mid)
 
     def subscribe(self, topic_filter: str, qos: int) -> None:
         self._client.subscribe(topic_filter, qos)
@@ -253,6 +257,16 @@ def _will(options: BrokerOptions, protocol: int) -> Any:
 
     properties = Properties(PacketTypes.WILLMESSAGE)
     properties.WillDelayInterval = options.will_delay_s
+    return properties
+
+
+def _answering(correlation: bytes) -> Any:
+    """The properties of a message that answers a request (MQTT 5.0, 4.10)."""
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.CorrelationData = correlation
     return properties
 
 

@@ -6,29 +6,18 @@ import msgspec
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One message on its way out; `qos` is 0 or 1."""
+    """One message on its way out; `qos` is 0 or 1, `correlation` that of the request it answers (MQTT 5)."""
 
     topic: str
     payload: bytes
     qos: int = 0
     retain: bool = False
+    correlation: bytes | None = None
 
     @property
     def weight(self) -> int:
-        """Bytes of topic and payload."""
-        return len(self.topic) + len(self.payload)
-
-
-class Incoming(msgspec.Struct, frozen=True):
-    """One message from the broker. The last three fields are MQTT 5's, None where the sender or the link has none."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    response_topic: str | None = None
-    correlation: bytes | None = None
-    expires_in_s: int | None = None
+        """Bytes of topic, payload and correlation data."""
+        return len(self.topic) + len(self.payload) + len(self.correlation or b"")
 
 
 def check_topic(topic: str) -> None:
@@ -40,6 +29,8 @@ def check_topic(topic: str) -> None:
 def packet_bytes(message: Message, *, mqtt5: bool) -> int:
     """Size of the PUBLISH packet (MQTT 5.0, 3.3): what a broker's Maximum Packet Size counts."""
     topic = len(message.topic.encode("utf-8"))
-    rest = 2 + topic + (2 if message.qos else 0) + (1 if mqtt5 else 0) + len(message.payload)
+    properties = 3 + len(message.correlation) if message.correlation is not None else 0  # its id, its length, itself
+    length = 1 if properties < 128 else 2 if properties < 16384 else 3
+    rest = 2 + topic + (2 if message.qos else 0) + (length + properties if mqtt5 else 0) + len(message.payload)
     length_field = 1 if rest < 128 else 2 if rest < 16384 else 3 if rest < 2097152 else 4
     return 1 + length_field + rest

@@ -18,7 +18,6 @@ from edgerun.capture.samples import (
     Chunk,
     Dtype,
     FdReader,
-    Rate,
     RawNumbers,
     Seconds,
     WindowOptions,
@@ -48,7 +47,6 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     byte_order: Literal["little", "big"] = "little"
     scale: float = 1.0
     offset: float = 0.0
-    rate_hz: Rate | None = None
     stall_s: Seconds = 10.0
 
     def __post_init__(self) -> None:
@@ -76,7 +74,7 @@ class CommandSource:
             self._child.fd, context, self._child.where, options.stall_s, aside=self._child.read_complaints
         )
         self._gap = True
-        self.frame_size = (options.channels, options.window_samples)
+        self.frame_size = (options.channels, options.samples)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerun.capture.samples import LARGEST, Chunk, Rate, Replay, WindowOptions, collect, too_short, windows_of
-from edgerun.errors import ConfigError, SourceError, did_you_mean
+from edgerun.capture.samples import LARGEST, Chunk, Replay, WindowOptions, collect, too_short, windows_of
+from edgerun.errors import SourceError, did_you_mean
 from edgerun.ports import SourceContext
 from edgerun.types import WHOLE, Grab, View
 
@@ -28,22 +28,22 @@ Sample = tuple[int, tuple[float, ...], bool]
 class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`columns`: names of the header, or numbers from 0; None: all but the time. `time_column` holds `time_unit`s.
 
-    `rate_hz`: samples a second; needed without a time column, and with one it tells where samples are missing (more
-    than 1.5 intervals apart). `holes`: a cell that is empty or no number makes a gap, repeats the value before, or is
-    refused.
+    `rate_hz`: samples a second; without a time column by default the model's, and with one it tells where samples are
+    missing (more than 1.5 intervals apart). `holes`: a cell that is empty or no number makes a gap, repeats the value
+    before, or is refused.
     """
 
     path: str
     columns: Annotated[tuple[Column, ...], msgspec.Meta(min_length=1, max_length=64)] | None = None
     time_column: Column | None = None
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    rate_hz: Rate | None = None
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
     holes: Literal["gap", "hold", "refuse"] = "gap"
 
-    def __post_init__(self) -> None:
-        if self.time_column is None and self.rate_hz is None:
-            raise ConfigError("the times of the samples are not known", expected="rate_hz or time_column")
+    @property
+    def takes_rate(self) -> bool:
+        """See `WindowOptions`."""
+        return self.time_column is None
 
 
 class CsvSource:
@@ -69,7 +69,7 @@ class CsvSource:
         self._windows = windows_of(options, len(table.columns))
         self._read_samples = 0
         self._delivered = False
-        self.frame_size = (len(table.columns), options.window_samples)
+        self.frame_size = (len(table.columns), options.samples)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""
@@ -80,12 +80,11 @@ class CsvSource:
             if not self._delivered and not self._context.stop.is_set():
                 raise too_short(self._where, self._read_samples, self._options)
             return None
-        captured_ns = self._replay.due_ns(grab.captured_ns)
-        if captured_ns is None:
-            return None
-        self._delivered = True
-        self._lap = self._table.lap
-        return Grab(captured_ns, str(self._read_samples - self._options.window_samples), gap=grab.gap)
+        due = self._replay.wait(grab, str(self._read_samples - self._options.samples))
+        if due is not None:
+            self._delivered = True
+            self._lap = self._table.lap
+        return due
 
     def retrieve(self, out: NDArray[Any] | None, view: View = WHOLE) -> NDArray[Any]:
         """The window: samples×channels float32 (not a picture, whatever `ports.Source` says), in `out` if it fits."""
@@ -130,6 +129,10 @@ class _Table:
             self.columns = [column for column in self.columns if column != self._time]
         if not 1 <= len(self.columns) <= 64:
             raise SourceError("no columns to read", where=where, expected="1 to 64", got=len(self.columns), final=True)
+        if options.rate_hz is None and self._time is None:
+            raise SourceError(
+                "the times of the samples are not known", where=where, expected="rate_hz or time_column", final=True
+            )
         self._interval_ns = round(1e9 / options.rate_hz) if options.rate_hz is not None else 0
 
     def samples(self, *, loop: bool) -> Iterator[Sample]:

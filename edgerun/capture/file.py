@@ -48,6 +48,7 @@ class FileSource:
         check_video_path(Path(options.path))
         self._shown_ms = 0.0
         self._position = 0
+        self._recorded_ns = 0
         self.frame_size = (0, 0)
         self._open()
 
@@ -61,7 +62,8 @@ class FileSource:
         if captured_ns is None:
             return None
         self._position += 1
-        return Grab(captured_ns, str(self._position - 1))
+        self._recorded_ns += interval_ns
+        return Grab(captured_ns, str(self._position - 1), recorded_ns=self._recorded_ns if self.lossless else None)
 
     def retrieve(self, out: Image | None, view: View = WHOLE) -> Image:
         where = f"{self._path}, frame {self._position - 1}"

@@ -68,7 +68,7 @@ class IioSource:
         self._due_ns: int | None = None
         self._bad = 0
         self._gap = True
-        self.frame_size = (len(self._channels), options.window_samples)
+        self.frame_size = (len(self._channels), options.samples)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""

@@ -30,17 +30,24 @@ _log = logging.getLogger("edgerun.capture")
 _PERIOD_S = 0.01  # how often the driver hands samples over: adds half of it to a result's age
 _BUFFER_S = 0.5
 _FULL_SCALE = 32768
+_RATE_HZ = 16_000
 
 
 class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`device`: an ALSA PCM (`arecord -L` lists them); `default` and `plughw:…` convert the rate where the hardware
-    has another one, `hw:…` does not. `stall_s`: how long it may give nothing.
+    has another one, `hw:…` does not. `rate_hz`: None is the model's, else 16,000. `stall_s`: how long it may give
+    nothing.
     """
 
     device: Annotated[str, msgspec.Meta(min_length=1, pattern="^[^-]")] = "default"
-    rate_hz: Annotated[int, msgspec.Meta(ge=2000, le=384_000)] = 16_000
+    rate_hz: Annotated[float, msgspec.Meta(ge=2000, le=384_000)] | None = None
     channels: Channels = 1
     stall_s: Seconds = 5.0
+
+    @property
+    def takes_rate(self) -> bool:
+        """See `WindowOptions`."""
+        return True
 
 
 class MicrophoneSource:
@@ -63,13 +70,16 @@ class MicrophoneSource:
                 where=f"stream {context.stream}",
                 remedy="apt-get install alsa-utils",
             )
+        rate_hz = round(options.rate_hz or _RATE_HZ)
         self._windows = windows_of(options, options.channels)
         self._numbers = RawNumbers("int16", options.channels, "little", 1 / _FULL_SCALE, 0.0)
-        self._arrivals = Arrivals(context, options.rate_hz)
-        self._child = Child(_arguments(program, options), f"stream {context.stream}: {options.device}", {"LC_ALL": "C"})
+        self._arrivals = Arrivals(context, rate_hz)
+        self._child = Child(
+            _arguments(program, options, rate_hz), f"stream {context.stream}: {options.device}", {"LC_ALL": "C"}
+        )
         self._reader = FdReader(self._child.fd, context, self._child.where, options.stall_s, aside=self._listen)
         self._gap = True
-        self.frame_size = (options.channels, options.window_samples)
+        self.frame_size = (options.channels, options.samples)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""
@@ -112,9 +122,9 @@ class MicrophoneSource:
             )
 
 
-def _arguments(program: str, options: Options) -> list[str]:
+def _arguments(program: str, options: Options, rate_hz: int) -> list[str]:
     micros = [f"--period-time={round(_PERIOD_S * 1e6)}", f"--buffer-time={round(_BUFFER_S * 1e6)}"]
     return [
         *(program, "--file-type=raw", "--format=S16_LE", *micros),
-        *(f"--device={options.device}", f"--rate={options.rate_hz}", f"--channels={options.channels}"),
+        *(f"--device={options.device}", f"--rate={rate_hz}", f"--channels={options.channels}"),
     ]

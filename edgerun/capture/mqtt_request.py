@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal, Protocol
+import logging
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerun.broker.message import Incoming
+from edgerun.broker.message import check_topic
 from edgerun.capture import opencv
 from edgerun.capture.picture import decode_picture
 from edgerun.capture.samples import Channels, Dtype, RawNumbers, check_finite
 from edgerun.errors import Closed, ConfigError, FrameError, SourceError
-from edgerun.ports import SourceContext
+from edgerun.ports import Incoming, SourceContext
 from edgerun.slot import Slot
-from edgerun.types import WHOLE, Grab, View
+from edgerun.types import WHOLE, Grab, Reply, View
+
+_log = logging.getLogger("edgerun.capture")
 
 _SLICE_S = 0.25
 _KEY_BYTES = 16
@@ -52,17 +55,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             )
 
 
-class Subscriber(Protocol):
-    """What the source needs of the broker's connection."""
-
-    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None: ...
-
-
 class MqttRequestSource:
     """Requests in the order they came. They have no deadline of ours: they wait, `waiting` of them at most.
 
     `lossless`: a request once taken is answered. `item` is the request's correlation data where that is short text (at
-    most 64 bytes), else its topic; `reply_to` is the response topic and correlation data of the request grabbed last.
+    most 64 bytes), else its topic; `reply` its response topic and correlation data.
     Retained messages are not requests: every reconnect would bring them again. An absent broker is no error; requests
     come when it is there. The time of a request is when it was taken from those waiting. Raises a final `SourceError`
     when this device has no broker.
@@ -73,12 +70,12 @@ class MqttRequestSource:
     holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
-        subscriber: Subscriber | None = getattr(context, "broker", None)
-        if subscriber is None:
+        broker = context.broker
+        if broker is None:
             raise SourceError(
                 "requests come through a broker, and there is none",
                 where=f"stream {context.stream}",
-                remedy="give [broker] url, or --broker",
+                remedy="add [mqtt] with an url, or --broker",
                 final=True,
             )
         self._cv2 = opencv.load() if options.payload == "picture" else None
@@ -87,9 +84,9 @@ class MqttRequestSource:
         self._numbers = RawNumbers(options.dtype, options.channels, options.byte_order, options.scale, options.offset)
         self._inbox: Slot[Incoming] = Slot(options.waiting)
         self._payload = b""
-        self.reply_to: tuple[str, bytes | None] | None = None
+        self._told_dropped = 0
         self.frame_size = (options.channels, options.window_samples or 0) if options.window_samples else (0, 0)
-        subscriber.subscribe(options.topic, self._inbox, options.qos)
+        broker.subscribe(options.topic, self._inbox, options.qos)
 
     @property
     def dropped(self) -> int:
@@ -108,9 +105,9 @@ class MqttRequestSource:
         else:
             return None
         self._payload = request.payload
-        self.reply_to = None if request.response_topic is None else (request.response_topic, request.correlation)
+        self._tell_dropped()
         key = hashlib.blake2b(request.payload, digest_size=_KEY_BYTES).digest()
-        return Grab(self._context.clock.mono_ns(), _item(request), key)
+        return Grab(self._context.clock.mono_ns(), _item(request), key, reply=self._reply(request))
 
     def retrieve(self, out: NDArray[Any] | None, view: View = WHOLE) -> NDArray[Any]:
         """The picture, or the samples×channels float32 of the request, in `out` if they fit."""
@@ -122,6 +119,22 @@ class MqttRequestSource:
     def close(self) -> None:
         """Take no more requests."""
         self._inbox.close()
+
+    def _reply(self, request: Incoming) -> Reply | None:
+        topic = request.response_topic
+        if topic is None:
+            return None
+        try:
+            check_topic(topic)
+        except ValueError as error:
+            _log.warning("%s: the request is answered to nobody: %s", self._where, error)
+            return None
+        return Reply(topic, request.correlation)
+
+    def _tell_dropped(self) -> None:
+        if self.dropped > self._told_dropped:
+            lost, self._told_dropped = self.dropped - self._told_dropped, self.dropped
+            _log.warning("%s: %d requests gave way, more than %d waited", self._where, lost, self._options.waiting)
 
     def _samples(self, out: NDArray[Any] | None) -> NDArray[Any]:
         wanted = (self._options.window_samples or 0) * self._numbers.sample_bytes

@@ -36,16 +36,32 @@ _READ_BYTES = 65536  # a pipe's capacity (pipe(7))
 
 
 class WindowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How samples are cut into windows."""
+    """How samples are cut into windows. Whoever joins a source to a model fills in what is not given.
+
+    `rate_hz` is the rate of what the source delivers; where it is None, `takes_rate` says that it may be the model's.
+    """
 
     window_samples: Annotated[
-        Annotated[int, msgspec.Meta(ge=1, le=1_000_000)],
-        msgspec.Meta(description="How many samples the model looks at."),
-    ]
+        Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None,
+        msgspec.Meta(description="How many samples make a window; by default as many as the model takes."),
+    ] = None
     hop_samples: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None,
-        msgspec.Meta(description="From one window to the next; by default as many as a window holds."),
+        msgspec.Meta(description="From one window to the next; by default what the model asks for, else a window."),
     ] = None
+    rate_hz: Rate | None = None
+
+    @property
+    def takes_rate(self) -> bool:
+        """Whether the source delivers whatever rate it is told."""
+        return False
+
+    @property
+    def samples(self) -> int:
+        """`window_samples`. Raises `ConfigError` where nobody said."""
+        if self.window_samples is None:
+            raise ConfigError("nothing says how many samples make a window", expected="window_samples")
+        return self.window_samples
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -62,7 +78,12 @@ Read = Callable[[int], Chunk | None]
 
 def windows_of(options: WindowOptions, channels: int) -> Windows:
     """The empty windows that `options` ask for."""
-    return Windows(options.window_samples, options.hop_samples or options.window_samples, channels)
+    return Windows(options.samples, options.hop_samples or options.samples, channels)
+
+
+def gives_samples(options: msgspec.Struct) -> bool:
+    """Whether a source with these options delivers windows of samples, not pictures."""
+    return isinstance(options, WindowOptions) or getattr(options, "payload", None) == "samples"
 
 
 def collect(windows: Windows, read: Read) -> Grab | None:
@@ -184,15 +205,17 @@ class Replay:
         self._pace = Pace(context.clock, context.stop)
         self._recorded_ns: int | None = None
 
-    def due_ns(self, recorded_ns: int) -> int | None:
-        """Wait until what was recorded at `recorded_ns` is due, and return when that was; None: the stream ended."""
+    def wait(self, recorded: Grab, item: str) -> Grab | None:
+        """`recorded`, which has the recording's times, as a grab of now, when it is due; None: the stream ended."""
         if self._context.stop.is_set():
             return None
+        recorded_ns = recorded.captured_ns
         if self._context.as_fast:
-            return self._context.clock.mono_ns()
+            return Grab(self._context.clock.mono_ns(), item, gap=recorded.gap, recorded_ns=recorded_ns)
         interval_ns = 0 if self._recorded_ns is None else max(0, recorded_ns - self._recorded_ns)
         self._recorded_ns = recorded_ns
-        return self._pace.next(interval_ns)
+        captured_ns = self._pace.next(interval_ns)
+        return None if captured_ns is None else Grab(captured_ns, item, gap=recorded.gap)
 
 
 def check_finite(value: float, key: str) -> None:
@@ -206,7 +229,7 @@ def too_short(where: str, samples: int, options: WindowOptions) -> SourceError:
     return SourceError(
         "the recording is shorter than one window",
         where=where,
-        expected=f"at least {options.window_samples} samples in a row",
+        expected=f"at least {options.samples} samples in a row",
         got=samples,
         remedy="lower window_samples, or record for longer",
         final=True,

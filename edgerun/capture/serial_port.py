@@ -20,7 +20,6 @@ from edgerun.capture.samples import (
     Chunk,
     Dtype,
     FdReader,
-    Rate,
     Seconds,
     WindowOptions,
     check_finite,
@@ -56,7 +55,6 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     checksum: Literal["none", "sum", "xor"] = "none"
     scale: float = 1.0
     offset: float = 0.0
-    rate_hz: Rate | None = None
     stall_s: Seconds = 10.0
 
     def __post_init__(self) -> None:
@@ -98,7 +96,7 @@ class SerialSource:
         self._good_ns = context.clock.mono_ns()
         self._seen = b""
         self._gap = True
-        self.frame_size = (options.channels, options.window_samples)
+        self.frame_size = (options.channels, options.samples)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""

@@ -35,15 +35,21 @@ _KEPT_PHASES = 4096
 
 
 class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`rate_hz`: the rate to deliver; None: the file's own. `other_rate`: what to do with a file of another.
+    """`rate_hz`: the rate to deliver; None: the model's, else the file's own. `other_rate`: what to do with a file of
+    another.
 
     `channels` mono: the mean of all channels; all: as they are; or the number, from 0, of one.
     """
 
     path: str
-    rate_hz: Annotated[int, msgspec.Meta(ge=100, le=768_000)] | None = None
+    rate_hz: Annotated[float, msgspec.Meta(ge=100, le=768_000)] | None = None
     other_rate: Literal["resample", "refuse"] = "resample"
     channels: Literal["mono", "all"] | Annotated[int, msgspec.Meta(ge=0, le=63)] = "mono"
+
+    @property
+    def takes_rate(self) -> bool:
+        """See `WindowOptions`."""
+        return True
 
 
 class WavSource:
@@ -64,7 +70,7 @@ class WavSource:
         self._options, self._context = options, context
         self._where = f"stream {context.stream}: {options.path}"
         self._file = WavFile(options.path, self._where)
-        rate_hz = options.rate_hz or self._file.rate_hz
+        rate_hz = round(options.rate_hz or self._file.rate_hz)
         if rate_hz != self._file.rate_hz and options.other_rate == "refuse":
             self._file.close()
             raise SourceError(
@@ -87,19 +93,16 @@ class WavSource:
         self._windows = windows_of(options, width)
         self._replay = Replay(context)
         self._next = self._lap = 0
-        self.frame_size = (width, options.window_samples)
+        self.frame_size = (width, options.samples)
 
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""
-        if self._length < self._options.window_samples:
+        if self._length < self._options.samples:
             raise too_short(self._where, self._length, self._options)
         if self._context.stop.is_set():
             return None
         grab = collect(self._windows, self._read)
-        captured_ns = None if grab is None else self._replay.due_ns(grab.captured_ns)
-        if grab is None or captured_ns is None:
-            return None
-        return Grab(captured_ns, str(self._next - self._options.window_samples), gap=grab.gap)
+        return None if grab is None else self._replay.wait(grab, str(self._next - self._options.samples))
 
     def retrieve(self, out: NDArray[Any] | None, view: View = WHOLE) -> NDArray[Any]:
         """The window: samples×channels float32 (not a picture, whatever `ports.Source` says), in `out` if it fits."""

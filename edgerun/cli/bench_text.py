@@ -26,6 +26,8 @@ def report_lines(report: Report) -> Iterator[str]:
     yield _row("CPU per inference, ms", report.cpu_ms_per_inference, report.rounds, lambda r: r.cpu_ms)
     if report.energy_j_per_inference is not None:
         yield _row("energy per inference, J", report.energy_j_per_inference, report.rounds, lambda r: r.energy_j or 0.0)
+        if report.idle_w is not None:
+            yield f"energy is beyond the {report.idle_w:.2f} W at rest, from {report.energy_source}"
     for stage, value in report.stages_ms.items():
         yield _row(f"{stage} p50, ms", value, report.rounds, _stage(stage))
     costs = [f"loaded in {report.load_s:.2f} s"]
@@ -37,6 +39,7 @@ def report_lines(report: Report) -> Iterator[str]:
     for name, value in report.result.items():
         unit = " ms" if name.endswith("_ms") else ""
         yield f"{report.scenario}: {name.removesuffix('_ms').replace('_', ' ')} {value:.2f}{unit}"
+    yield from _unfit("", report.unfit)
 
 
 def title(report: Report) -> str:
@@ -50,6 +53,11 @@ def title(report: Report) -> str:
     for name, reason in report.fallbacks:
         lines += f"\nnot on {name}: {reason}"
     return f"{lines}\n{report.scenario}{samples}, {what}, input: {report.input}"
+
+
+def _unfit(which: str, reasons: Sequence[str]) -> Iterator[str]:
+    if reasons:
+        yield f"UNFIT to be compared: {which}the machine was slowed down meanwhile ({', '.join(reasons)})"
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:
@@ -106,6 +114,8 @@ def compare_lines(found: Comparison) -> Iterator[str]:
     rows.append(("rss_mib", _fixed(found.a.rss_mib, 0), _fixed(found.b.rss_mib, 0), "", ""))
     rows.append(("load_s", _fixed(found.a.load_s), _fixed(found.b.load_s), "", ""))
     yield from table(("", "A", "B", "B / A", "min … max"), rows)
+    yield from _unfit("A: ", found.a.unfit)
+    yield from _unfit("B: ", found.b.unfit)
     if not found.paired:
         yield "two saved reports: their rounds did not alternate, so the ratios carry what the machine did meanwhile"
 

@@ -17,16 +17,27 @@ from edgerun.config.structs import (
     default_device_id,
     default_threads,
 )
-from edgerun.config.watching import BatchConfig, GateConfig, PrivacyConfig, ThenConfig, TrackConfig, ZoneConfig
+from edgerun.config.watching import (
+    ActivityConfig,
+    BatchConfig,
+    GateConfig,
+    KeywordConfig,
+    PrivacyConfig,
+    ThenConfig,
+    TrackConfig,
+    ZoneConfig,
+)
 from edgerun.secret import Secret
 
 __all__ = [
     "PLANNED",
+    "ActivityConfig",
     "BatchConfig",
     "Config",
     "DeviceConfig",
     "FindModel",
     "GateConfig",
+    "KeywordConfig",
     "ModelConfig",
     "MqttConfig",
     "OptionsOf",

@@ -19,11 +19,19 @@ _VIDEO = (
 )
 _IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _WITH_HOST = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps")  # udp://, srt:// and others may listen themselves
-_ON_DISK = {"file": "a video file", "images": "a folder, a picture, or a glob that something matches"}
+_SOUND = (".wav", ".wave")
+_TABLE = (".csv", ".tsv")
+_ON_DISK = {
+    "file": "a video file",
+    "images": "a folder, a picture, or a glob that something matches",
+    "wav": "a WAV file",
+    "csv": "a table of samples",
+}
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _SOURCES = (
     "rtsp://… or rtsps://…, http://… or https://… (MJPEG), /dev/video0 or a camera's number, a video file, "
-    "an image, a folder or a glob of images, synthetic or synthetic:640x480@30"
+    "an image, a folder or a glob of images, a .wav or .csv file, microphone or microphone:DEVICE, synthetic or "
+    "synthetic:640x480@30"
 )
 
 
@@ -45,14 +53,24 @@ def parse_source(text: str, folder: Path = Path()) -> tuple[str, dict[str, Any]]
         return "camera", {"device": text}
     if text.partition(":")[0] == "synthetic":
         return "synthetic", _parse_synthetic(text)
+    if re.fullmatch(r"microphone(:.+)?", text):
+        return "microphone", {"device": text.partition(":")[2]} if ":" in text else {}
     if text and not scheme and "\0" not in text:
         path = resolve_path(text, folder)  # asked through os.path, which takes a name too long for "not there"
         if path.suffix.lower() in _VIDEO and not os.path.isdir(path):
             return "file", {"path": str(path)}
+        if path.suffix.lower() in _SOUND:
+            return "wav", {"path": str(path)}
+        if path.suffix.lower() in _TABLE:
+            return "csv", {"path": str(path), **({"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {})}
         if path.suffix.lower() in _IMAGE or re.search(r"[*?\[]", text) or os.path.isdir(path):
             return "images", {"path": str(path)}
     remedy = (
-        did_you_mean(text, ["synthetic"]) if "/" not in text else None if scheme else "check the spelling of the path"
+        did_you_mean(text, ["synthetic", "microphone"])
+        if "/" not in text
+        else None
+        if scheme
+        else "check the spelling of the path"
     )
     raise ConfigError("not a source", expected=_SOURCES, got=show(text), remedy=remedy)
 
@@ -106,7 +124,7 @@ def check_path(kind: str, path: Path) -> None:
         if any(glob.iglob(str(path), recursive=True)):
             return
         what = "no such file"
-    endings = _VIDEO if kind == "file" else (*_IMAGE, "")
+    endings = {"file": _VIDEO, "wav": _SOUND, "csv": _TABLE}.get(kind, (*_IMAGE, ""))
     near = [name for name in names_in(path.parent) if os.path.splitext(name)[1].lower() in endings]
     raise ConfigError(what, expected=expected, got=str(path), remedy=did_you_mean(path.name, near))
 

@@ -13,8 +13,10 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.config.watching import (
+    ActivityConfig,
     BatchConfig,
     GateConfig,
+    KeywordConfig,
     PartOfFrame,
     PrivacyConfig,
     ThenConfig,
@@ -213,6 +215,12 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         default_factory=dict
     )
     then: Annotated[ThenConfig | None, Meta(description="A table, see below.")] = None
+    keyword: Annotated[
+        KeywordConfig | None, Meta(description="A table, see below; of a model that listens for words.")
+    ] = None
+    activity: Annotated[
+        ActivityConfig | None, Meta(description="A table, see below; of a model that listens for speech.")
+    ] = None
 
     @property
     def models(self) -> tuple[str, ...]:

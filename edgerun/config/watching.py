@@ -89,6 +89,35 @@ class ZoneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
 
 
+class KeywordConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.keyword]`: when a word counts as heard; the stream's `threshold` is that of the mean score."""
+
+    labels: Annotated[tuple[Label, ...], Meta(description="The words listened for; by default all classes.")] = ()
+    window_s: Annotated[
+        Annotated[float, Meta(gt=0, le=60)] | None,
+        Meta(description="The mean of the scores over this time counts; by default that of five of them."),
+    ] = None
+    min_scores: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)], Meta(description="Fewest scores that make a mean.")
+    ] = 3
+    refractory_s: Annotated[Seconds, Meta(description="After a word was heard none is for this long.")] = 1.0
+
+
+class ActivityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.activity]`: when speech (or another sound) goes on; it begins at the stream's `threshold`."""
+
+    label: Annotated[str, Meta(description="The class looked at; by default the model's first.")] = ""
+    off: Annotated[
+        Share | None, Meta(description="It may have ended below this score; by default 0.15 below `threshold`.")
+    ] = None
+    min_on_s: Annotated[Seconds, Meta(description="It has begun when it lasted this long.")] = 0.25
+    hangover_s: Annotated[Seconds, Meta(description="It has ended when it was below `off` for this long.")] = 0.3
+    max_gap_s: Annotated[
+        Annotated[float, Meta(gt=0, le=86400)],
+        Meta(description="After a longer time without results it is taken to have ended."),
+    ] = 5.0
+
+
 class ThenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[streams.NAME.then]`: a second model looks at what the first one found, each object on its own."""
 

@@ -75,7 +75,7 @@ def memory_bytes(machine: Machine) -> tuple[int, int] | None:
 
 def limits(machine: Machine) -> Limits:
     """The narrowest limit of the process's own control group and those above it (cgroups(7), both versions)."""
-    groups = dict(_own_groups(machine))
+    groups = dict(own_groups(machine))
     memory: list[int] = []
     cpus: list[float] = []
     for folder in _upwards("sys/fs/cgroup", groups.get("")):
@@ -136,8 +136,8 @@ def _container(machine: Machine) -> str | None:
     return "podman" if machine.exists("run/.containerenv") else None
 
 
-def _own_groups(machine: Machine) -> list[tuple[str, str]]:
-    """(controller, path) of this process; version 2 has the empty controller."""
+def own_groups(machine: Machine) -> list[tuple[str, str]]:
+    """(controller, path) of this process's control groups; version 2 has the empty controller."""
     found = []
     for line in (machine.text("proc/self/cgroup") or "").splitlines():
         _, _, rest = line.partition(":")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgerun.clock import Clock
+from edgerun.device.site import Found, Site
 from edgerun.errors import DeviceError
 from edgerun.types import Reading
 
@@ -33,6 +34,13 @@ class LoadSensor:
         self._process = root / "proc/self"
         self._page_mib = os.sysconf("SC_PAGE_SIZE") / 2**20
         self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
+
+    @classmethod
+    def find(cls, site: Site) -> Sequence[Found]:
+        """This process, where there is a `proc` to see it in."""
+        if not site.machine.exists("proc/self/statm"):
+            return []
+        return [Found("self", "proc/self", cls(site.clock, site.machine.root))]
 
     def read(self) -> Sequence[Reading]:
         values = (("rss_mib", self._rss_mib()), ("cpu_s", self._cpu_s()))

@@ -39,15 +39,29 @@ class Space(msgspec.Struct, frozen=True):
 
 
 class Machine:
-    """This machine, or a tree below `root` that holds `sys`, `proc`, `dev`, `etc`. Paths are given without a slash."""
+    """This machine, or a tree below `root` that holds `sys`, `proc`, `dev`, `etc`. Paths are given without a slash.
 
-    def __init__(self, root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> None:
+    `mounted` says where a part of it lies elsewhere, as in a container that is shown its host's:
+    {"sys": Path("/host/sys"), "sys/fs/cgroup": Path("/host/cgroup")}. The longest that fits counts.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        environ: Mapping[str, str] = os.environ,
+        mounted: Mapping[str, Path] | None = None,
+    ) -> None:
         self.root = root
         self.environ = environ
+        self._mounted = sorted((mounted or {}).items(), key=lambda pair: -len(pair[0]))
 
     def path(self, name: str) -> Path:
         """Where `name` ("sys/class/thermal") lies."""
-        return self.root / name.lstrip("/")
+        name = name.lstrip("/")
+        for part, folder in self._mounted:
+            if name == part or name.startswith(part + "/"):
+                return folder / name[len(part) + 1 :]
+        return self.root / name
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file, None when it is absent. Raises `DeviceError` when it cannot be read.

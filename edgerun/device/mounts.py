@@ -10,6 +10,7 @@ from edgerun.device.machine import Machine, understood
 
 _WORN = {1: "normal", 2: "warning", 3: "urgent"}
 """JESD84-B51, 7.4.44, PRE_EOL_INFO."""
+_BEYOND_LIFE = 0x0B
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -48,25 +49,30 @@ def mount_of(machine: Machine, folder: str) -> Mount | None:
 
 def cards(machine: Machine) -> list[Card]:
     """SD cards and eMMC chips. Raises `DeviceError`."""
-    found = []
-    for name in machine.names("sys/block"):
-        if not re.fullmatch(r"mmcblk\d+", name):
-            continue
-        folder = f"sys/block/{name}/device"
-        kind = machine.text(f"{folder}/type") or "MMC"
-        with understood(f"{folder}/life_time"):
-            used = [int(word, 16) for word in (machine.text(f"{folder}/life_time") or "").split()]
-        reserve = machine.number(f"{folder}/pre_eol_info", 16)
-        found.append(
-            Card(
-                device=name,
-                kind="SD card" if kind == "SD" else "eMMC",
-                name=machine.text(f"{folder}/name") or None,
-                life_used=max(used) / 10 if any(used) else None,
-                reserve=_WORN.get(reserve) if reserve else None,
-            )
-        )
-    return found
+    return [card(machine, name) for name in card_names(machine)]
+
+
+def card_names(machine: Machine) -> list[str]:
+    """The block devices that are SD cards or eMMC chips ("mmcblk0"). Raises `DeviceError`."""
+    return [name for name in machine.names("sys/block") if re.fullmatch(r"mmcblk\d+", name)]
+
+
+def card(machine: Machine, name: str) -> Card:
+    """What one of them tells. Raises `DeviceError`."""
+    folder = f"sys/block/{name}/device"
+    kind = machine.text(f"{folder}/type") or "MMC"
+    with understood(f"{folder}/life_time"):
+        used = [int(word, 16) for word in (machine.text(f"{folder}/life_time") or "").split()]
+        if any(not 0 <= tenths <= _BEYOND_LIFE for tenths in used):
+            raise ValueError(f"0x{max(used, key=abs):x}"[:40])
+    reserve = machine.number(f"{folder}/pre_eol_info", 16)
+    return Card(
+        device=name,
+        kind="SD card" if kind == "SD" else "eMMC",
+        name=machine.text(f"{folder}/name") or None,
+        life_used=max(used) / 10 if any(used) else None,
+        reserve=_WORN.get(reserve) if reserve else None,
+    )
 
 
 def _unescaped(word: str) -> str:

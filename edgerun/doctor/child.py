@@ -20,7 +20,7 @@ import msgspec
 
 from edgerun.config import ModelConfig
 from edgerun.doctor.convolution import convolution
-from edgerun.errors import ConfigError, EdgerunError, EngineError
+from edgerun.errors import ConfigError, EdgerunError, EngineError, MissingError
 
 _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 """Linux 6.3 and newer, include/uapi/linux/prctl.h: what systemd's MemoryDenyWriteExecute= asks for there."""
@@ -45,7 +45,8 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How one accelerator did. `refused`: the board shows no sign of it; `problem`: it was tried and failed.
+    """How one accelerator did. `refused`: the board shows no sign of it; `problem`: it was tried and failed, `missing`
+    for want of its software, `remedy` what to do then.
 
     `agreed` is the share of values that agree with the CPU's, `delegated` how many ops run on it, of how many.
     """
@@ -58,12 +59,15 @@ class Trial(msgspec.Struct, frozen=True):
     infer_ms: float = 0.0
     cpu_ms: float | None = None
     delegated: tuple[int, int] | None = None
+    missing: bool = False
+    remedy: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
     """What runs: `infer_ms` is the median of a few inferences on zeros, after one to warm up.
 
-    `problem` and its `remedy` say why nothing does; `unable`: this kernel does not know MDWE.
+    `delegated`: how many ops run on the accelerator, of how many. `problem` and its `remedy` say why nothing does;
+    `unable`: this kernel does not know MDWE.
     """
 
     runtime: str = ""
@@ -71,6 +75,7 @@ class Answer(msgspec.Struct, frozen=True):
     threads: int = 0
     fallbacks: tuple[tuple[str, str], ...] = ()
     infer_ms: float = 0.0
+    delegated: tuple[int, int] | None = None
     providers: tuple[str, ...] = ()
     problem: str | None = None
     remedy: str | None = None
@@ -142,7 +147,8 @@ def _model(question: Question) -> Answer:
     engine: Engine = open_model(config).engine
     infer_ms = _timed(engine)
     info = engine.info
-    answer = Answer(info.runtime, info.accelerator, info.threads, info.fallbacks, infer_ms)
+    delegated: tuple[int, int] | None = getattr(engine, "delegated", None)
+    answer = Answer(info.runtime, info.accelerator, info.threads, info.fallbacks, infer_ms, delegated)
     engine.close()
     return answer
 
@@ -197,7 +203,8 @@ def _trial(engine: str, name: str, model: bytes | Path) -> Trial:
         opener.open(accelerator).close()
     except EdgerunError as error:
         got = f": {error.got}" if error.got is not None else ""
-        return Trial(engine, name, problem=f"{error.what}{got}")
+        missing = isinstance(error, MissingError)
+        return Trial(engine, name, problem=f"{error.what}{got}", missing=missing, remedy=error.remedy)
     proof = opener.proofs[name]
     return Trial(engine, name, None, None, proof.agreed, proof.accelerator_ms, proof.cpu_ms, proof.delegated)
 

@@ -80,16 +80,23 @@ def _accelerator_lines(patient: Patient) -> Iterator[Line]:
         )
         return
     for trial in answer.trials:
-        what = f"accelerator {trial.name} ({trial.engine})"
-        if trial.refused is not None:
-            yield absent(what, trial.refused, _NOT_HERE)
-        elif trial.problem is None:
-            yield _opened(what, trial)
-        elif trial.name in _HARDWARE:
-            remedy = "if the daemon holds it, `sudo systemctl stop edgerun` first; else see accelerators and software"
-            yield yellow(what, f"its device is there, and it does not open: {trial.problem}", remedy)
-        else:
-            yield absent(what, trial.problem, _NOT_HERE)
+        yield _trial_line(trial)
+
+
+def _trial_line(trial: Trial) -> Line:
+    what = f"accelerator {trial.name} ({trial.engine})"
+    if trial.refused is not None:
+        return absent(what, trial.refused, _NOT_HERE)
+    if trial.problem is None:
+        return _opened(what, trial)
+    if trial.name in _HARDWARE:
+        remedy = "if the daemon holds it, `sudo systemctl stop edgerun` first; else see accelerators and software"
+        if trial.missing and trial.remedy is not None:
+            remedy = trial.remedy
+        return yellow(what, f"its device is there, and it does not open: {trial.problem}", remedy)
+    if trial.missing:
+        return absent(what, trial.problem, _NOT_HERE)
+    return yellow(what, f"it is installed, and does not open: {trial.problem}", trial.remedy or _NOT_HERE)
 
 
 def _opened(what: str, trial: Trial) -> Line:
@@ -128,4 +135,5 @@ def _wx_line(what: str, answer: Answer) -> Line:
 
 def _runs(answer: Answer) -> str:
     threads = f", {answer.threads} thread{'s' * (answer.threads > 1)}" if answer.threads else ""
-    return f"{answer.runtime} on {answer.accelerator}{threads}, {answer.infer_ms:.1f} ms an inference"
+    share = ", {} of {} ops run on it".format(*answer.delegated) if answer.delegated is not None else ""
+    return f"{answer.runtime} on {answer.accelerator}{threads}, {answer.infer_ms:.1f} ms an inference{share}"

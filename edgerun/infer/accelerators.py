@@ -22,10 +22,14 @@ _AUTO: dict[str, tuple[str, ...]] = {
 
 
 class Accelerator(msgspec.Struct, frozen=True):
-    """One entry of a declared order: its kind, and the options of its plug-in, unchecked."""
+    """One entry of a declared order: its kind, and the options of its plug-in, unchecked.
+
+    `chosen`: by `auto`, so it is used only where it is faster than the CPU.
+    """
 
     kind: str
     options: dict[str, Any] = {}
+    chosen: bool = False
 
 
 def _known() -> tuple[str, ...]:
@@ -92,6 +96,6 @@ def expand(order: Sequence[Accelerator], engine: str | None, name: str, board: B
             else:
                 why_not.append(f"not {kind} ({reason})")
         _log.info("model %s: auto is %s: %s", name, ", then ".join([*chosen, "cpu"]), "; ".join(why_not) or "all seen")
-        out += map(Accelerator, [*chosen, "cpu"])
+        out += [*(Accelerator(kind, chosen=True) for kind in chosen), Accelerator("cpu")]
     seen: set[str] = set()
     return [one for one in out if one.kind != "cpu" or not (one.kind in seen or seen.add(one.kind))]  # type: ignore[func-returns-value]

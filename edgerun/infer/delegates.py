@@ -15,6 +15,7 @@ import msgspec
 
 from edgerun.errors import EngineError, MissingError
 from edgerun.infer.board import Board, wrong_machine
+from edgerun.infer.compiled import GpuSettings
 from edgerun.infer.content import one_line
 
 _ENTRY = "tflite_plugin_create_delegate"
@@ -40,6 +41,14 @@ class Delegate(Protocol):
 
     def library(self) -> tuple[str, dict[str, str]]:
         """Name or path of the shared library, and its settings."""
+        ...
+
+    def compiled(self) -> GpuSettings | None:
+        """How LiteRT's CompiledModel is to run the model in place of a library; None: there is a library."""
+        ...
+
+    def careful(self) -> dict[str, Any]:
+        """Options that make it slower and more exact, for when its answers were not the CPU's; empty: none do."""
         ...
 
 
@@ -75,6 +84,12 @@ class EdgeTpu:
     def library(self) -> tuple[str, dict[str, str]]:
         return self._options.library, {"device": self._options.device} if self._options.device else {}
 
+    def compiled(self) -> GpuSettings | None:
+        return None
+
+    def careful(self) -> dict[str, Any]:
+        return {}
+
 
 class _Plain:
     """A delegate that is a library and a struct of settings, named as its vendor names them."""
@@ -95,22 +110,52 @@ class _Plain:
         library = settings.pop("library")
         return library, {key: _setting(value) for key, value in settings.items() if value is not None}
 
+    def compiled(self) -> GpuSettings | None:
+        return None
+
+    def careful(self) -> dict[str, Any]:
+        return {}
+
 
 class GpuOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The GPU delegate (OpenCL or OpenGL ES) built as a library of its own."""
+    """LiteRT's own GPU accelerator, or with `library` TensorFlow Lite's GPU delegate (OpenCL or OpenGL ES) built as a
+    library. Of LiteRT's: `exact` computes in float32, by default only where half precision does not prove itself;
+    `cpu_ops` lets the CPU run ops that the GPU does not know; `software` takes a driver that computes on the CPU.
+    """
 
-    library: str = "libtensorflowlite_gpu_delegate.so"
+    library: str | None = None
+    exact: bool | None = None
+    cpu_ops: bool = True
+    software: bool = False
 
 
 class Gpu(_Plain):
-    """TensorFlow Lite's GPU delegate. The Python packages do not carry it: it is built from source, per board."""
+    """GPUs by way of LiteRT's CompiledModel (WebGPU on Vulkan); the Python packages carry no GPU delegate.
+
+    The first inference compiles every shader: measured 44 s for a detector on Mesa's llvmpipe, the second time from
+    its cache 2 s.
+    """
 
     options: ClassVar[type[msgspec.Struct]] = GpuOptions
-    remedy: ClassVar[str] = "build libtensorflowlite_gpu_delegate.so for this board and give its path as library"
+    open_s: ClassVar[float] = 180.0
+    remedy: ClassVar[str] = "install its Vulkan driver, or build the GPU delegate and give its path as library"
 
     def refusal(self) -> str | None:
         nodes = ("dev/dri/renderD*", "dev/mali*", "dev/kgsl-3d0", "dev/nvhost-gpu", "dev/nvidia0")
-        return None if any(map(self._board.has, nodes)) else "no GPU is seen: no render node in /dev"
+        if self._options.software or any(map(self._board.has, nodes)):
+            return None
+        return "no GPU is seen: no render node in /dev"
+
+    def library(self) -> tuple[str, dict[str, str]]:
+        return self._options.library or "", {}
+
+    def compiled(self) -> GpuSettings | None:
+        if self._options.library is not None:
+            return None
+        return GpuSettings(bool(self._options.exact), self._options.software, self._options.cpu_ops)
+
+    def careful(self) -> dict[str, Any]:
+        return {"exact": True} if self._options.library is None and self._options.exact is None else {}
 
 
 class NnapiOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -84,6 +84,12 @@ class Fallback:
         """What runs now; None while everything is lost."""
         return self._engine
 
+    @property
+    def delegated(self) -> tuple[int, int] | None:
+        """Ops that run on what is used now, of how many; None on the CPU and where the runtime does not tell."""
+        found: tuple[int, int] | None = getattr(self._engine, "delegated", None)
+        return found
+
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `ports.Engine`. When the accelerator is lost the same inputs are inferred on the next one.
 

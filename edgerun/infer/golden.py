@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgerun.errors import EngineError
+from edgerun.ports import Engine
 from edgerun.types import Tensor, TensorSpec
 
 _OPEN_SIDE = 64  # as the proof of a batch fills in
 
 Golden = tuple[tuple[Tensor, ...], ...]
 """For each golden picture, the model's inputs."""
+GoldenFor = Callable[[Engine], Golden]
+"""The golden inputs as an open engine's specs want them; empty where there are none for it."""
 
 
 class Unproven(EngineError):
     """It opens and runs, but its answers are not those of the CPU."""
+
+
+class TooSlow(Unproven):
+    """Its answers are right, but the CPU's are there earlier."""
 
 
 class Tolerance(msgspec.Struct, frozen=True):

@@ -49,11 +49,12 @@ class EngineLost(EngineError):
 class Limits(msgspec.Struct, frozen=True):
     """How long a child may take, seconds: to open, and (as `hang_s`) to infer.
 
-    `hang_s` = `factor` × the p99 of its own inferences, between `least_s` and `most_s`; `most_s` until there are enough
-    of them. The very first inference may take as long as opening: drivers compile then.
+    Without a `hang_s`: `factor` × the p99 of its own inferences, between `least_s` and `most_s`; `most_s` until there
+    are enough of them. Either way the very first inference may take as long as opening: drivers compile then.
     """
 
     open_s: float = 60.0
+    hang_s: float | None = None
     factor: float = 20.0
     least_s: float = 1.0
     most_s: float = 10.0
@@ -70,6 +71,9 @@ class HangWatch:
 
     def record(self, seconds: float) -> None:
         """One inference that was answered."""
+        if self._limits.hang_s is not None:
+            self.limit_s = self._limits.hang_s
+            return
         self._times.record(seconds * 1000)
         self._unasked += 1
         if self._times.count == 1:

@@ -15,7 +15,7 @@ from edgerun.errors import ConfigError, EdgerunError, EngineError, MissingError,
 from edgerun.infer.accelerators import Accelerator, declared, engine_kind, expand, plug_in
 from edgerun.infer.board import Board
 from edgerun.infer.fallback import Fallback, OnChange
-from edgerun.infer.golden import Golden, Tolerance
+from edgerun.infer.golden import GoldenFor, Tolerance, TooSlow, Unproven
 from edgerun.infer.host import HostedEngine, Limits
 from edgerun.infer.proof import Proof, Prover, cache_folder
 from edgerun.ports import Engine, EngineContext
@@ -32,20 +32,23 @@ def open_engine(
     accelerators: Sequence[str | Mapping[str, Any] | Accelerator],
     *,
     model_for: Callable[[str], Model] | None = None,
-    golden: Golden | None = None,
+    golden: GoldenFor | None = None,
     tolerance: Tolerance | None = None,
     on_change: OnChange | None = None,
     clock: Clock | None = None,
     board: Board | None = None,
     cache: Path | None = None,
+    hang_s: float | None = None,
 ) -> Engine:
     """`engine_class(options, context)` on the first of `accelerators` that opens and proves itself.
 
-    An accelerator is a name, or a table with its `kind` and options; `auto` is what the board has, then `cpu`. `cpu`
-    first gives the engine itself, in this process; anything else a `Fallback`, which runs accelerators in processes of
-    their own and calls `on_change`. `model_for(kind)` gives the model file made for that accelerator, or raises
-    `ModelError`; without it all get `context.model`. `golden`: inputs for the proof, by default made up. `cache`: where
-    proofs are kept, by default `proof.cache_folder()`.
+    An accelerator is a name, or a table with its `kind` and options; `auto` is what the board has and what is faster
+    than the CPU, then `cpu`. `cpu` first gives the engine itself, in this process; anything else a `Fallback`, which
+    runs accelerators in processes of their own and calls `on_change`. `model_for(kind)` gives the model file made for
+    that accelerator, or raises `ModelError`; without it all get `context.model`. `golden` gives inputs for the proof,
+    by default (and where it gives none) they are made up. `cache`: where the CPU's answers to them are kept, by default
+    `proof.cache_folder()`. `hang_s`: how long an inference on an accelerator may take before its process is killed, by
+    default learned (see `host.Limits`).
 
     Each refusal is logged as a warning and kept, with its reason, in the engine's `info.fallbacks`. Raises
     `ConfigError` for an empty order, `ModelError` when the model itself is at fault, `MissingError` when the runtime is
@@ -56,7 +59,7 @@ def open_engine(
     order = expand(declared(accelerators), engine_kind(engine_class), context.name, board)
     if not order:
         raise ConfigError("no accelerator is declared", where=context.name, expected="at least one name, such as cpu")
-    opener = ModelOpener(engine_class, options, context, model_for, board, golden, tolerance, cache)
+    opener = ModelOpener(engine_class, options, context, model_for, board, golden, tolerance, cache, hang_s)
     fallback = Fallback(context.name, opener, order, clock or SystemClock(), on_change)
     if order[0].kind == "cpu" and not fallback.degraded:
         assert fallback.engine is not None
@@ -74,10 +77,12 @@ class ModelOpener:
         context: EngineContext,
         model_for: Callable[[str], Model] | None,
         board: Board,
-        golden: Golden | None = None,
+        golden: GoldenFor | None = None,
         tolerance: Tolerance | None = None,
         cache: Path | None = None,
+        hang_s: float | None = None,
     ) -> None:
+        self._hang_s = hang_s
         self._class, self._options, self._context = engine_class, options, context
         self._model_for = model_for or (lambda _: context.model)
         self._board = board
@@ -90,10 +95,23 @@ class ModelOpener:
         """What each accelerator showed when it was opened last."""
 
     def open(self, accelerator: Accelerator) -> Engine:
-        """The CPU in this process, without a proof; anything else in one of its own, proved."""
+        """The CPU in this process, without a proof; anything else in one of its own, proved.
+
+        One whose answers are not the CPU's is tried a second time where it can be made more exact.
+        """
         if accelerator.kind == "cpu":
             return self._open_cpu()
-        open_s = self._refuse_or_limit(accelerator)
+        open_s, careful = self._refuse_or_limit(accelerator)
+        try:
+            return self._open_hosted(accelerator, open_s)
+        except Unproven as error:
+            if not careful or isinstance(error, TooSlow):
+                raise
+            _log.warning("%s; tried again with %s", error, careful)
+        exact = msgspec.structs.replace(accelerator, options={**accelerator.options, **careful})
+        return self._open_hosted(exact, open_s)
+
+    def _open_hosted(self, accelerator: Accelerator, open_s: float) -> Engine:
         context = msgspec.structs.replace(
             self._context,
             model=self._model_for(accelerator.kind),
@@ -110,8 +128,9 @@ class ModelOpener:
                     engine.abort()
 
         try:
-            engine = HostedEngine(self._class, self._options, context, Limits(open_s=open_s), started)
-            self._prove(engine, accelerator.kind)
+            limits = Limits(open_s=open_s, hang_s=self._hang_s)
+            engine = HostedEngine(self._class, self._options, context, limits, started)
+            self._prove(engine, accelerator)
         finally:
             with self._lock:
                 self._under_way = [engine for engine in self._under_way if engine not in mine]
@@ -124,14 +143,15 @@ class ModelOpener:
             for engine in self._under_way:
                 engine.abort()
 
-    def _make_prover(self, golden: Golden | None, tolerance: Tolerance | None, cache: Path | None) -> Prover:
+    def _make_prover(self, golden: GoldenFor | None, tolerance: Tolerance | None, cache: Path | None) -> Prover:
         """The prover of this model; its reference runs on the CPU, on the file made for the CPU where there is one."""
         try:
             model = self._model_for("cpu")
             content = model if isinstance(model, bytes) else str(model.absolute()).encode() + _stamp(model)
         except ModelError:
             return Prover(self._context.name, None, golden, tolerance)
-        about = f"{self._class.__module__} {self._options} {_versions()} {self._board.identity()}"
+        runs = f"{self._class.__module__} {self._options} {self._context.threads} threads"
+        about = f"{runs} {_versions()} {self._board.identity()}"
         return Prover(self._context.name, self._open_cpu, golden, tolerance, cache, (content, about.encode()))
 
     def _open_cpu(self) -> Engine:
@@ -141,19 +161,31 @@ class ModelOpener:
         engine: Engine = self._class(self._options, context)
         return engine
 
-    def _refuse_or_limit(self, accelerator: Accelerator) -> float:
-        """How long it may take to open, seconds. Raises `ConfigError` or `DeviceError` for one that cannot."""
+    def _refuse_or_limit(self, accelerator: Accelerator) -> tuple[float, dict[str, Any]]:
+        """How long it may take to open, seconds, and options that make it more exact.
+
+        Raises `ConfigError` or `DeviceError` for one that cannot open.
+        """
         if self._kind is None:
-            return Limits().open_s
+            return Limits().open_s, {}
         found = plug_in(self._kind, accelerator, self._board)
         if (reason := found.refusal()) is not None:
             raise EngineError(reason) if found.pluggable else MissingError(reason)
-        limit: float = found.open_s
-        return limit
+        return found.open_s, found.careful()
 
-    def _prove(self, engine: HostedEngine, kind: str) -> None:
+    def _prove(self, engine: HostedEngine, accelerator: Accelerator) -> None:
+        """Raises `TooSlow` for one that nobody asked for and that is slower than the CPU; once it was fast it stays."""
         try:
-            self.proofs[kind] = self._prover.prove(engine, engine.delegated)
+            proof = self._prover.prove(engine, engine.delegated)
+            if accelerator.chosen and proof.slower and accelerator.kind not in self.proofs:
+                raise TooSlow(
+                    "slower than the CPU",
+                    where=self._context.name,
+                    expected=f"less than {proof.cpu_ms:.2f} ms an inference",
+                    got=f"{proof.accelerator_ms:.2f} ms",
+                    remedy=f'name it to use it all the same: accelerators = ["{accelerator.kind}", "cpu"]',
+                )
+            self.proofs[accelerator.kind] = proof
         except EdgerunError:
             engine.close()
             raise

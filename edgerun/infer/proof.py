@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from edgerun.errors import EdgerunError, EngineError
-from edgerun.infer.golden import Golden, Tolerance, Unproven, agreement, golden_inputs, refuse_nonsense
+from edgerun.infer.golden import Golden, GoldenFor, Tolerance, Unproven, agreement, golden_inputs, refuse_nonsense
 from edgerun.ports import Engine
 from edgerun.types import Tensor, TensorSpec
 
@@ -43,6 +43,11 @@ class Proof(msgspec.Struct, frozen=True):
     accelerator_ms: float
     cpu_ms: float | None
     delegated: tuple[int, int] | None
+
+    @property
+    def slower(self) -> bool:
+        """Whether the CPU is faster, by more than noise."""
+        return self.cpu_ms is not None and self.accelerator_ms > _SLOWER * self.cpu_ms
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -66,15 +71,17 @@ class Reference(msgspec.Struct, frozen=True):
 class Prover:
     """Proves the accelerators of one model. Thread-safe: two at once may both ask the CPU.
 
-    `open_cpu` opens the model on the CPU; None (or where it fails) leaves only the look for nonsense. `key` names
-    model, runtime and board in the cache folder `cache`, or None for no cache.
+    `open_cpu` opens the model on the CPU; None (or where it fails) leaves only the look for nonsense. `golden` gives
+    the inputs to prove with; where it gives none, or is None, they are made up. `key` names model, runtime and board in
+    the cache folder `cache`, or None for no cache. Only the CPU's answers are kept: no driver's answer outlives the
+    driver.
     """
 
     def __init__(
         self,
         name: str,
         open_cpu: Callable[[], Engine] | None,
-        golden: Golden | None = None,
+        golden: GoldenFor | None = None,
         tolerance: Tolerance | None = None,
         cache: Path | None = None,
         key: Sequence[bytes] = (),
@@ -89,9 +96,11 @@ class Prover:
     def prove(self, engine: Engine, delegated: tuple[int, int] | None = None) -> Proof:
         """Raises `Unproven` when its answers are not to be trusted, `EngineError` when it does not answer."""
         where = f"{self._name} on {engine.info.accelerator}"
-        golden = self._golden or tuple(golden_inputs(engine.inputs, number) for number in (0, 1))
+        golden = self._golden(engine) if self._golden is not None else ()
+        if not golden:
+            golden = tuple(golden_inputs(engine.inputs, number) for number in (0, 1))
         answers = [[tensor.copy() for tensor in engine.infer(each)] for each in golden]
-        reference = self._find_reference(golden)
+        reference = self._find_reference(golden, engine, where)
         if reference is None:
             _log.warning("%s: not proved: there is no file of this model that the CPU runs", where)
             agreed = None
@@ -120,17 +129,18 @@ class Prover:
         _tell(proof, where)
         return proof
 
-    def _find_reference(self, golden: Golden) -> Reference | None:
+    def _find_reference(self, golden: Golden, engine: Engine, where: str) -> Reference | None:
         if self._reference is None and self._open_cpu is not None:
             path = self._path(golden)
             self._reference = _load(path)
             if self._reference is None:
-                self._reference = self._make(golden)
+                self._reference = self._make(golden, engine, where)
                 if self._reference is not None:
                     _save(path, self._reference)
         return self._reference
 
-    def _make(self, golden: Golden) -> Reference | None:
+    def _make(self, golden: Golden, engine: Engine, where: str) -> Reference | None:
+        """The CPU's answers. Raises `Unproven` where `golden` was made for other tensors than the CPU's file has."""
         assert self._open_cpu is not None
         try:
             cpu = self._open_cpu()
@@ -139,11 +149,14 @@ class Prover:
             self._open_cpu = None
             return None
         try:
+            refuse_other_tensors(engine, cpu, where)
             answers = tuple(
                 tuple(_Kept(t.shape, t.dtype.name, np.ascontiguousarray(t).tobytes()) for t in cpu.infer(each))
                 for each in golden
             )
             return Reference(cpu.inputs, cpu.outputs, answers, timed(cpu, golden[0]))
+        except Unproven:
+            raise
         except EngineError as error:
             _log.warning("%s: the CPU does not answer the golden inputs: %s", self._name, error)
             self._open_cpu = None
@@ -170,16 +183,16 @@ def cache_folder() -> Path | None:
     return Path(home) / ".cache" / "edgerun" if home else None
 
 
-def refuse_other_tensors(engine: Engine, reference: Reference, where: str) -> None:
+def refuse_other_tensors(engine: Engine, cpu: Engine | Reference, where: str) -> None:
     """Raises `Unproven` when the accelerator's file has other inputs or outputs than the CPU's: then neither can stand
     in for the other.
     """
-    for own, cpu in ((engine.inputs, reference.inputs), (engine.outputs, reference.outputs)):
-        if [_face(spec) for spec in own] != [_face(spec) for spec in cpu]:
+    for own, wanted in ((engine.inputs, cpu.inputs), (engine.outputs, cpu.outputs)):
+        if [_face(spec) for spec in own] != [_face(spec) for spec in wanted]:
             raise Unproven(
                 "the accelerator's model file has other tensors than the CPU's",
                 where=where,
-                expected="; ".join(map(_text, cpu)),
+                expected="; ".join(map(_text, wanted)),
                 got="; ".join(map(_text, own)),
                 remedy="make both files from the same model",
             )
@@ -204,7 +217,7 @@ def _tell(proof: Proof, where: str) -> None:
     if proof.delegated is not None:
         parts.append("{} of {} ops run on it".format(*proof.delegated))
     _log.info("%s: %s: %s", where, "proved" if proof.agreed is not None else "not compared", ", ".join(parts))
-    if proof.cpu_ms is not None and proof.accelerator_ms > _SLOWER * proof.cpu_ms:
+    if proof.slower:
         _log.warning("%s: slower than the CPU: %.2f instead of %.2f ms", where, proof.accelerator_ms, proof.cpu_ms)
 
 

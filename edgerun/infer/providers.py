@@ -23,7 +23,7 @@ class Provider(Protocol):
     """A plug-in of the room `accelerator`, kind `onnx-…`; constructors take `(options, board)`.
 
     `open_s`, `pluggable`, `remedy` as for a `Delegate`. `package`: the Python package of its plug-in library, where
-    there is one.
+    there is one; `no_device`: what to do when that loads and offers no device.
     """
 
     options: ClassVar[type[msgspec.Struct]]
@@ -31,6 +31,7 @@ class Provider(Protocol):
     pluggable: ClassVar[bool]
     remedy: ClassVar[str]
     package: ClassVar[str | None]
+    no_device: ClassVar[str]
     name: str
     """As ONNX Runtime names the provider."""
     library: str | None
@@ -44,6 +45,10 @@ class Provider(Protocol):
 
     def settings(self) -> dict[str, str]: ...
 
+    def careful(self) -> dict[str, Any]:
+        """As of a `Delegate`."""
+        ...
+
 
 class _Built:
     """What providers have in common: a struct whose fields are the provider's settings, `extra` ones as they are."""
@@ -53,6 +58,7 @@ class _Built:
     pluggable: ClassVar[bool] = False
     remedy: ClassVar[str] = "install an ONNX Runtime that has it, or name another accelerator"
     package: ClassVar[str | None] = None
+    no_device: ClassVar[str] = "update its driver, or leave it out of accelerators"
     nodes: ClassVar[tuple[str, ...]] = ()
     """Device files of which one must be there."""
     name: str
@@ -71,6 +77,9 @@ class _Built:
         given.pop("library", None)
         extra = given.pop("extra", {})
         return {key: str(value) for key, value in {**given, **extra}.items() if value is not None}
+
+    def careful(self) -> dict[str, Any]:
+        return {}
 
 
 class CudaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +124,10 @@ class TensorRt(_Built):
     nodes: ClassVar[tuple[str, ...]] = _NVIDIA
     name = "TensorrtExecutionProvider"
 
+    def careful(self) -> dict[str, Any]:
+        half = self._options.trt_fp16_enable or self._options.trt_int8_enable
+        return {"trt_fp16_enable": False, "trt_int8_enable": False} if half else {}
+
 
 class OpenVinoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`library`: the plug-in's path, where its package is not installed. `device_type`: CPU, GPU, NPU, AUTO …"""
@@ -126,11 +139,17 @@ class OpenVinoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OpenVino(_Built):
-    """Intel's CPUs, GPUs and NPUs."""
+    """Intel's CPUs, GPUs and NPUs. The plug-in offers devices of Intel's alone, also of processors; the provider built
+    into onnxruntime-openvino computes on any x86-64 (both seen on an AMD one, 1.8.1 and 1.24.1).
+    """
 
     options: ClassVar[type[msgspec.Struct]] = OpenVinoOptions
     remedy: ClassVar[str] = 'pip install "onnxruntime-ep-openvino"'
     package: ClassVar[str | None] = "onnxruntime_ep_openvino"
+    no_device: ClassVar[str] = (
+        "the plug-in takes Intel's devices only: pip uninstall onnxruntime onnxruntime-ep-openvino, then "
+        'pip install "onnxruntime-openvino", whose provider computes on any x86-64'
+    )
     name = "OpenVINOExecutionProvider"
 
     def refusal(self) -> str | None:
@@ -283,12 +302,13 @@ def attach(
     seen = onnxruntime.get_ep_devices()
     devices = [device for device in seen if device.ep_name == plug_in.name]
     if not devices:
-        others = sorted({f"{device.ep_name} on {device.ep_vendor}" for device in seen})
+        hardware = sorted({f"{device.device.vendor} {device.device.type.name}".strip() for device in seen})
         raise EngineError(
-            "the provider's library is loaded, but offers no device here",
+            "the provider's library is loaded, but takes none of this machine's devices",
             where=where,
             expected=f"a device of {plug_in.name}",
-            got=", ".join(others),
+            got=", ".join(hardware) or "no device at all",
+            remedy=plug_in.no_device,
         )
     settings.add_provider_for_devices(devices[:1], plug_in.settings())
     return []

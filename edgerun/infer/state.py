@@ -86,7 +86,10 @@ class StatefulEngine:
         for at, tensor in zip(self._free, inputs, strict=True):
             self._tensors[at] = tensor
         self._used = True
-        outputs = self._engine.infer(self._tensors)
+        try:
+            outputs = self._engine.infer(self._tensors)
+        finally:
+            self.info = self._engine.info  # another accelerator may have taken over
         for kept, (_, out) in zip(self._kept, self._state, strict=True):
             np.copyto(kept, outputs[out])
         return [outputs[at] for at in self._shown]
@@ -101,6 +104,12 @@ class StatefulEngine:
         self._engine = self._reopen()
         self.info = self._engine.info
         self._used = False
+
+    @property
+    def delegated(self) -> tuple[int, int] | None:
+        """As of `host.HostedEngine`."""
+        found: tuple[int, int] | None = getattr(self._engine, "delegated", None)
+        return found
 
     def close(self) -> None:
         """Close the engine."""

@@ -13,6 +13,7 @@ import numpy as np
 from edgerun.errors import EngineError, ModelError
 from edgerun.infer.accelerators import Accelerator, plug_in
 from edgerun.infer.board import Board
+from edgerun.infer.compiled import Compiled
 from edgerun.infer.content import check_content, one_line, refuse_huge
 from edgerun.infer.delegates import Delegate, delegated_ops, load
 from edgerun.infer.rows import plan_rows, proven
@@ -62,8 +63,9 @@ class TfliteEngine:
         self._views: list[Callable[[], Tensor]] = [interpreter.tensor(int(detail["index"])) for detail in outputs]
         self._kept = [Kept() for _ in outputs]
         self._interpreter: Any = interpreter
-        rows = plan_rows(self.inputs, self.outputs, context.batch, context.name, resizable=True)
-        self._allocated, self._resizable = 1, rows is not None and not rows.fixed
+        resizable = not isinstance(interpreter, Compiled)
+        rows = plan_rows(self.inputs, self.outputs, context.batch, context.name, resizable=resizable)
+        self._allocated, self._resizable = 1, resizable and rows is not None and not rows.fixed
         if rows is not None and self._resizable and runtime.name == "tflite-runtime" and self.delegated is None:
             try_in_child(runtime, context.model, context.name, rows.most)
         self._rows = proven(self._run, rows, self.inputs, self.outputs, context)
@@ -138,10 +140,14 @@ def _source(model: bytes | Path) -> dict[str, Any]:
     return {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
 
 
-def _open_delegated(module: Any, context: EngineContext) -> tuple[Any, tuple[int, int]]:
+def _open_delegated(module: Any, context: EngineContext) -> tuple[Any, tuple[int, int] | None]:
     """An interpreter with its tensors allocated on an accelerator, and how many of how many ops run there."""
     wanted = Accelerator(context.accelerator, context.accelerator_options)
     chosen: Delegate = plug_in("tflite", wanted, Board())
+    if (settings := chosen.compiled()) is not None:
+        compiled = Compiled(module, context.model, settings, context.threads, context.name)
+        _refuse_huge(compiled, context.name)
+        return compiled, compiled.delegated
     delegate = load(chosen, module, context.name)
     try:
         interpreter = module.Interpreter(

@@ -41,7 +41,9 @@ class Signal(msgspec.Struct, frozen=True):
 
     `samples` moments of `channels` values each, `rate_hz` of them a second, go into one inference and `hop` new ones
     into the next. With `features` ("micro": the log-mel features of TensorFlow Lite Micro's front end) the model takes
-    those of the samples instead; `options` are the front end's.
+    those of the samples instead; `options` are the front end's. The model is given (value - mean)/std: one number per
+    channel (or per band of the features), or one for all. `layout` says whether time or channel comes first where the
+    shape leaves it open.
     """
 
     rate_hz: Annotated[float, Meta(gt=0, le=1e7)] | None = None
@@ -50,6 +52,9 @@ class Signal(msgspec.Struct, frozen=True):
     hop: Annotated[int, Meta(ge=1, le=1 << 24)] | None = None
     features: Literal["micro"] | None = None
     options: dict[str, Any] = {}
+    mean: Annotated[tuple[float, ...], Meta(min_length=1, max_length=1024)] = (0.0,)
+    std: Annotated[tuple[float, ...], Meta(min_length=1, max_length=1024)] = (1.0,)
+    layout: Literal["TC", "CT"] | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True):

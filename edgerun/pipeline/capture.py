@@ -133,7 +133,9 @@ class Capture:
 
     def _stamp(self, grab: Grab) -> Stamp:
         captured_unix_s = self._clock.unix_s() - (self._clock.mono_ns() - grab.captured_ns) / 1e9
-        stamp = Stamp(self.stream, self._seq, grab.captured_ns, captured_unix_s, grab.item)
+        stamp = Stamp(
+            self.stream, self._seq, grab.captured_ns, captured_unix_s, grab.item, grab.reply, grab.recorded_ns
+        )
         self._seq += 1
         return stamp
 

@@ -41,6 +41,8 @@ class Job(msgspec.Struct):
     inferred_ns: int = 0
     accelerator: str = ""
     """What inferred it; empty where nothing did."""
+    gap: bool = False
+    """The model began anew with it."""
     ended: bool = False
 
 
@@ -73,7 +75,7 @@ class Ending:
         frame = job.frame
         events: tuple[SceneEvent, ...] = ()
         if lane.plan.scene is not None:
-            seen = lane.plan.scene.observe(answer, frame.stamp.captured_ns)
+            seen = lane.plan.scene.observe(answer, frame.stamp.moment_ns)
             answer, events = seen.answer, seen.events
         latency_ns = {
             "capture": frame.ready_ns - frame.stamp.captured_ns,
@@ -90,14 +92,16 @@ class Ending:
             latency_ns=latency_ns,
             dropped=self._dropped(lane),
             max_age_ns=lane.max_age_ns if frame.lossy else 0,
-            lease=frame.lease.share() if self._keep_pictures else None,
+            lease=frame.lease.share() if self._keep_pictures and not lane.plan.window else None,
             events=events,
             reused=frame.reuse.why if frame.reuse is not None else None,
             crop=frame.crop,
+            window=lane.plan.window,
+            gap=job.gap,
         )
         job.ended = True
         if frame.crop is not None and lane.chooser is not None:
-            lane.chooser.answered(frame.crop, frame.stamp.captured_ns)
+            lane.chooser.answered(frame.crop, frame.stamp.moment_ns)
         self._hand_over(lane, result, frame)
         if lane.cascade is not None and answer.detections and frame.reuse is None:
             self._give_crops(lane, lane.cascade, frame, answer.detections)
@@ -132,7 +136,7 @@ class Ending:
         """Each crop is a frame of its own to the next model, with an account of its own."""
         chooser = lane.chooser
         assert chooser is not None, "a lane with a cascade has what chooses its crops"
-        chosen, left_out = chooser.choose(detections, frame.stamp.captured_ns)
+        chosen, left_out = chooser.choose(detections, frame.stamp.moment_ns)
         for _ in range(left_out):
             target.meter.account.grab()
             target.meter.account.end("limited")

@@ -46,7 +46,7 @@ class Watch:
         self.mask(image)
         if self.plan.gate is None:
             return None
-        return self.plan.gate.look(image, grab.captured_ns)
+        return self.plan.gate.look(image, grab.captured_ns if grab.recorded_ns is None else grab.recorded_ns)
 
     def mask(self, image: Image) -> None:
         """Blacken what nobody may see, in place."""

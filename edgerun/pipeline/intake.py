@@ -30,7 +30,8 @@ class Intake:
     """One stream's decisions. Used by its capture thread.
 
     A source that holds is asked for newer frames until a lane's turn is near, and what is newest then is decoded: one
-    decode per result. Any other source's frame is decoded when it comes, unless the next one will be there in time.
+    decode per result. Any other source's frame is decoded when it comes, unless the next one will be there in time. A
+    lane whose frames are `ordered` is given every one of them.
     `spare_core`: another core decodes while the engine works.
     """
 
@@ -50,6 +51,9 @@ class Intake:
         self._keep_pictures = keep_pictures
         self._view = View(None if keep_whole else _enough_for(lanes))
         self._spare_core = spare_core
+        self._ordered = any(lane.plan.ordered for lane in lanes)
+        self._reopened = False
+        self._begun = False
         self._pool = BufferPool()
         self._gaps = Gaps()
         self._decode = Estimate()
@@ -64,6 +68,7 @@ class Intake:
     def begin(self, source: Source) -> None:
         """From now on frames come from `source`."""
         self._source = source
+        self._reopened, self._begun = self._begun, True
         self._gaps.pause()  # the time until its first frame says nothing about the camera's interval
         self._held = None
 
@@ -76,7 +81,7 @@ class Intake:
             lane.meter.account.grab()
         if self._source.lossless:
             self._deliver(grab, stamp, self.lanes)
-        elif self._source.holds:
+        elif self._source.holds and not self._ordered:
             self._held = (grab, stamp)
             self.use_held()
         else:
@@ -145,6 +150,8 @@ class Intake:
 
     def _is_worth_it(self, lane: Lane, grab: Grab) -> bool:
         """Whether this lane will use a frame that cannot be held; counts it when not."""
+        if lane.plan.ordered:
+            return True
         waiting = lane.slot.newest()
         if worth_retrieving(
             self._clock.mono_ns(),
@@ -253,6 +260,7 @@ class Intake:
         ready_ns: int,
     ) -> None:
         lease = Lease(_NO_PIXELS) if image is None else Lease(image, self._pool.give)
+        gap, self._reopened = grab.gap or self._reopened, False
         for lane, known in offers.items():
             frame = Frame(
                 stamp,
@@ -263,6 +271,7 @@ class Intake:
                 region=self._watch.region(motion, lane.plan.region),
                 reuse=known[0] if known is not None else None,
                 key=grab.key,
+                gap=gap,
             )
             put(lane, frame)
         lease.release()

@@ -40,6 +40,12 @@ class LanePlan(msgspec.Struct, frozen=True):
     enough: tuple[int, int] | None = None
     """The model needs no picture larger than this (width, height); None: the whole frame is wanted."""
     scene: Scene | None = None
+    ordered: bool = False
+    """The model remembers, or listens to windows: its frames go to it in order, up to `depth` of them wait, none is
+    left out on purpose, and after one that is missing it begins anew.
+    """
+    window: bool = False
+    """Its frames are windows of samples, not pictures."""
 
 
 class Demand:
@@ -91,6 +97,8 @@ class Lane:
         """When the frame inferred last was captured, and what its decoder answered. Written by the worker."""
         self.passed = False
         """Its turn came and its frame did not: the worker is to plan anew. Set by the capture thread."""
+        self.expects = 0
+        """The `seq` that follows the last frame the model was given. Written by the worker."""
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
         self._told_hopeless = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,9 +40,16 @@ class OverlappedWorker(Worker):
     """
 
     def __init__(
-        self, name: str, engine: Engine, preprocess: Preprocess, turns: Turns, ending: Ending, clock: Clock
+        self,
+        name: str,
+        engine: Engine,
+        preprocess: Preprocess,
+        turns: Turns,
+        ending: Ending,
+        clock: Clock,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(name, engine, preprocess, turns, ending, clock)
+        super().__init__(name, engine, preprocess, turns, ending, clock, forget)
         self._infer_time = Estimate()
         self._prepare_time = Estimate()
         self._kept: list[Tensor] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edgerun.errors import Closed, FrameError
@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from edgerun.ports import Engine, Preprocess
 
 
+_NEVER = -1
+"""No frame's `seq`: whatever comes next does not follow."""
+
+
 class Worker:
-    """Preprocess, infer and decode of one engine, in sequence on one thread, for all lanes that share it."""
+    """Preprocess, infer and decode of one engine, in sequence on one thread, for all lanes that share it.
+
+    `forget` makes the engine forget what went into it, where it remembers anything: called with what the preprocessor
+    remembers before the first frame after a gap.
+    """
 
     def __init__(
         self,
@@ -26,6 +34,7 @@ class Worker:
         turns: Turns,
         ending: Ending,
         clock: Clock,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -34,7 +43,9 @@ class Worker:
         self._lanes = turns.lanes
         self._ending = ending
         self._clock = clock
+        self._forget = forget
         self._busy_ns = 0
+        self._accelerator = engine.info.accelerator
 
     def read_busy_ns(self) -> int:
         """Time spent on frames so far, ns."""
@@ -84,14 +95,25 @@ class Worker:
                 job.ended = True
                 continue
             job.row = first + len(rows)
+            self._follow(job)
             try:
                 job.tensor, job.placement = self._preprocess.prepare(job.frame.image, job.frame.region, job.row)
             except FrameError as error:
                 self._fail(job, error)
                 continue
             job.prepared_ns = self._clock.mono_ns()
+            self._lanes[job.index].expects = job.frame.stamp.seq + 1
             rows.append(job)
         return rows
+
+    def _follow(self, job: Job) -> None:
+        """Where something before this frame is missing, the model is to begin anew with it."""
+        lane, frame = self._lanes[job.index], job.frame
+        if not lane.plan.ordered or (not frame.gap and lane.expects == frame.stamp.seq):
+            return
+        job.gap = True
+        self._preprocess.reset()
+        self._forget()
 
     def _infer(self, rows: Sequence[Job]) -> Sequence[Tensor]:
         """The outputs of these frames; none when the engine could not infer them, and they have failed."""
@@ -102,11 +124,17 @@ class Worker:
             outputs = self.engine.infer((self._tensor(rows),))
         except FrameError as error:
             for job in rows:
+                self._lanes[job.index].expects = _NEVER
                 self._fail(job, error)
             return ()
         now_ns, accelerator = self._clock.mono_ns(), self.engine.info.accelerator
         for job in rows:
             job.inferred_ns, job.accelerator = now_ns, accelerator
+        if accelerator != self._accelerator:  # and what the model remembers did not move with it
+            self._accelerator = accelerator
+            for job in rows:
+                self._lanes[job.index].expects = _NEVER
+                job.gap = job.gap or self._lanes[job.index].plan.ordered
         return outputs
 
     def _tensor(self, rows: Sequence[Job]) -> Tensor:

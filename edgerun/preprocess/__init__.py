@@ -1,5 +1,7 @@
-"""Pictures to input tensors."""
+"""Pictures and windows of samples to input tensors."""
 
+from edgerun.preprocess.features import MicroFeatures
 from edgerun.preprocess.picture import PicturePreprocess
+from edgerun.preprocess.signal import SignalPreprocess
 
-__all__ = ["PicturePreprocess"]
+__all__ = ["MicroFeatures", "PicturePreprocess", "SignalPreprocess"]

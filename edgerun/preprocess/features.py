@@ -49,7 +49,7 @@ class MicroFeatures:
             raise MissingError(
                 "the features of wake words need the package pymicro-features",
                 got=error,
-                remedy='pip install "pymicro-features>=2"',
+                remedy="pip install 'edgerun[wakeword]'",
             ) from error
         self._frontend: Any = frontend()
         self.window_samples = frames * self._STEP

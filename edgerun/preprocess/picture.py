@@ -58,6 +58,9 @@ class PicturePreprocess:
         """See `ports.Preprocess`."""
         return self._tensor[first : first + rows]
 
+    def reset(self) -> None:
+        """See `ports.Preprocess`: nothing is remembered."""
+
 
 class _Values(msgspec.Struct, frozen=True):
     """What pixels become: the table, and the normalisation it was made from."""

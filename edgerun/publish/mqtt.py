@@ -1,5 +1,7 @@
 """Results to the broker: `<prefix>/<device>/detections/<stream>`, and what happened in the scene to `…/event`.
 
+A result that answers a request goes to the request's response topic too.
+
 Both QoS 1, not retained.
 """
 
@@ -36,7 +38,10 @@ class MqttSink:
     def publish(self, publication: Publication) -> None:
         """Queue one result and its events; what cannot be kept is counted by the connection."""
         payload = encode_result(publication, self._device)
-        self._broker.publish(f"{self._root}/detections/{publication.result.stamp.stream}", payload, qos=1)
+        stamp = publication.result.stamp
+        self._broker.publish(f"{self._root}/detections/{stamp.stream}", payload, qos=1)
+        if stamp.reply is not None:
+            self._broker.publish(stamp.reply.topic, payload, qos=1, correlation=stamp.reply.correlation)
         if publication.result.events:
             for event in encode_events(publication):
                 self._broker.publish(f"{self._root}/event", event, qos=1)

@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 
 from edgerun.meter import STAGES
-from edgerun.types import Answer, Box, Classification, Detection, Keypoints, Publication, Quantity, SceneEvent, Segment
+from edgerun.types import (
+    Answer,
+    Box,
+    Classification,
+    Detection,
+    Keypoints,
+    Publication,
+    Quantity,
+    Result,
+    SceneEvent,
+    Segment,
+)
 
 VERSION = 1
 """The `v` of the message; a breaking change makes it 2."""
@@ -43,9 +54,11 @@ def encode_result(publication: Publication, device: str) -> bytes:
         "age_ms": round(publication.age_ms, 1),
         "latency_ms": {stage: round(latency_ns[stage] / 1e6, 2) for stage in STAGES if stage in latency_ns},
         "model": {"name": model.name, "version": model.version, "accelerator": model.accelerator},
-        "frame": {"w": result.frame_size[0], "h": result.frame_size[1]},
+        **_size(result),
         "dropped": {fate: dropped[fate] for fate in _DROPS if fate in dropped},
     }
+    if result.gap:
+        message["gap"] = True
     if stamp.item is not None:
         message["item"] = _utf8(stamp.item)
     if result.reused is not None:
@@ -74,6 +87,11 @@ def encode_events(publication: Publication) -> list[bytes]:
         )
         for number, one in enumerate(result.events)
     ]
+
+
+def _size(result: Result) -> dict[str, Any]:
+    width, height = result.frame_size
+    return {"window": {"samples": height, "channels": width}} if result.window else {"frame": {"w": width, "h": height}}
 
 
 def _add_answer(message: dict[str, Any], answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""RAPL counters on a tree of files like the kernel's."""
+"""What a round used and what slowed it down, on board trees whose files change while it runs."""
 
 from __future__ import annotations
 
@@ -6,57 +6,82 @@ from pathlib import Path
 
 import pytest
 
-from edgerun.bench.energy import EnergyMeter
+from edgerun.bench.energy import RoundWatch
+from tests.boards import tree
 
+RAPL = "sys/class/powercap/intel-rapl:0"
 RANGE_UJ = 262_143_328_850
 
 
-def write_zone(root: Path, zone: str, name: str, energy_uj: int, range_uj: int | None = RANGE_UJ) -> None:
-    folder = root / "sys/class/powercap" / zone
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "name").write_text(f"{name}\n")
-    (folder / "energy_uj").write_text(f"{energy_uj}\n")
-    if range_uj is not None:
-        (folder / "max_energy_range_uj").write_text(f"{range_uj}\n")
+def machine(text: str, folder: Path) -> tree.BoardMachine:
+    return tree.BoardMachine(tree.parse(text), folder)
 
 
-def test_a_board_without_counters_has_no_figure(tmp_path: Path) -> None:
-    meter = EnergyMeter(tmp_path)
-    assert not meter.readable
-    assert meter.take_j() is None
+def rapl(energy_uj: int) -> str:
+    return (
+        f"== {RAPL}/name = package-0\n== {RAPL}/energy_uj = {energy_uj}\n== {RAPL}/max_energy_range_uj = {RANGE_UJ}\n"
+    )
 
 
-def test_packages_are_added_and_their_parts_are_not(tmp_path: Path) -> None:
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 1_000_000)
-    write_zone(tmp_path, "intel-rapl:0:0", "core", 1_000_000)
-    write_zone(tmp_path, "intel-rapl:1", "package-1", 5_000_000)
-    write_zone(tmp_path, "intel-rapl:2", "psys", 9_000_000)
-    meter = EnergyMeter(tmp_path)
-    assert meter.readable
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 3_500_000)
-    write_zone(tmp_path, "intel-rapl:0:0", "core", 3_000_000)
-    write_zone(tmp_path, "intel-rapl:1", "package-1", 5_250_000)
-    write_zone(tmp_path, "intel-rapl:2", "psys", 99_000_000)
-    assert meter.take_j() == pytest.approx(2.75)
-    assert meter.take_j() == 0.0
+def test_a_board_without_a_source_has_no_figure(tmp_path: Path) -> None:
+    watch = RoundWatch(machine("== proc/uptime = 1 1\n", tmp_path))
+    watch.rest(5.0)
+    watch.begin()
+    facts = watch.end()
+    watch.close()
+    assert watch.source is None
+    assert watch.idle_w is None
+    assert facts.work_j is None
+    assert facts.slowed == ()
 
 
-def test_a_counter_that_wraps(tmp_path: Path) -> None:
-    write_zone(tmp_path, "intel-rapl:0", "package-0", RANGE_UJ - 400)
-    meter = EnergyMeter(tmp_path)
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 1_200)
-    assert meter.take_j() == pytest.approx(0.0016)
+def test_a_round_is_what_the_counter_says_across_its_wrap(tmp_path: Path) -> None:
+    watch = RoundWatch(machine(rapl(RANGE_UJ - 1_500_000), tmp_path))
+    watch.begin()
+    (tmp_path / RAPL / "energy_uj").write_text("1250000\n")
+    facts = watch.end()
+    watch.close()
+    assert watch.source == "rapl"
+    assert facts.work_j == pytest.approx(2.75, abs=1e-4)
 
 
-def test_a_counter_that_runs_back_without_a_range_is_not_guessed(tmp_path: Path) -> None:
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 500, range_uj=None)
-    meter = EnergyMeter(tmp_path)
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 100, range_uj=None)
-    assert meter.take_j() is None
+def test_what_the_machine_draws_at_rest_is_not_the_rounds(tmp_path: Path) -> None:
+    rail = "sys/class/hwmon/hwmon1"
+    text = f"== {rail}/name = ina219\n== {rail}/in1_input = 5000\n== {rail}/curr1_input = 600\n"
+    watch = RoundWatch(machine(text, tmp_path))
+    watch.rest(0.3)
+    assert watch.idle_w == pytest.approx(3.0)
+    watch.begin()
+    idle = watch.end()
+    (tmp_path / rail / "curr1_input").write_text("1600\n")
+    watch.begin()
+    busy = watch.end()
+    watch.close()
+    assert watch.source == "rail"
+    assert idle.work_j == pytest.approx(0.0, abs=1e-9)
+    assert busy.work_j is not None
+    assert busy.work_j > 0.0
 
 
-def test_a_counter_that_vanishes(tmp_path: Path) -> None:
-    write_zone(tmp_path, "intel-rapl:0", "package-0", 500)
-    meter = EnergyMeter(tmp_path)
-    (tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj").unlink()
-    assert meter.take_j() is None
+@pytest.mark.parametrize(
+    ("file", "before", "after", "reason"),
+    [
+        ("sys/class/thermal/cooling_device0/cur_state", "0", "2", "cooling cpufreq-cpu0"),
+        ("sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", "2400000", "1500000", "policy0 capped to 1500 MHz"),
+        ("sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", "7", "9", "thermal events of cpu0"),
+        ("sys/devices/platform/soc/soc:firmware/get_throttled", "0", "20002", "freq_capped"),
+    ],
+)
+def test_a_round_that_was_slowed_down_is_unfit(file: str, before: str, after: str, reason: str, tmp_path: Path) -> None:
+    text = (
+        "== sys/class/thermal/cooling_device0/type = cpufreq-cpu0\n"
+        "== sys/devices/system/cpu/cpufreq/policy0/cpuinfo_max_freq = 2400000\n"
+        f"== {file} = {before}\n"
+    )
+    watch = RoundWatch(machine(text, tmp_path))
+    watch.begin()
+    assert watch.end().slowed == ()
+    watch.begin()
+    (tmp_path / file).write_text(after + "\n")
+    assert watch.end().slowed == (reason,)
+    watch.close()

@@ -82,7 +82,10 @@ def _add(board: Board, line: str, body: str) -> None:
 def unpack(board: Board, folder: Path) -> Path:
     """Make its tree below `folder`; returns `folder`."""
     for name, content in board.files.items():
-        _place(folder, name).write_bytes(content)
+        path = _place(folder, name)
+        path.write_bytes(content)
+        if content.startswith(b"#!/"):
+            path.chmod(0o755)
     for name in (*board.nodes, *board.refused):
         _place(folder, name).touch()
     for name, target in board.links.items():

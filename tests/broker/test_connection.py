@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from edgerun.broker.message import Incoming, Message
+from edgerun.broker.message import Message
 from edgerun.errors import BrokerError
+from edgerun.ports import Incoming
 from edgerun.slot import Slot
 from tests import mosquitto
 from tests.broker.gate import HANG_UP, REFUSED_BY_3_1_1, REFUSED_BY_5, TAKEN_OVER, gate

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgerun.broker.link import _answering
 from edgerun.broker.message import Message, check_topic, packet_bytes
 from edgerun.broker.options import Address, BrokerOptions, parse_address
 from edgerun.broker.tls import tls_context
@@ -101,5 +102,9 @@ def test_packet_size_is_what_paho_writes(edge: int, qos: int, mqtt5: bool) -> No
         for size in range(max(0, edge - 16), edge + 2):
             client._send_publish(1, "töpic".encode(), b"x" * size, qos)
             assert packet_bytes(Message("töpic", b"x" * size, qos), mqtt5=mqtt5) == sizes[-1]
+            if mqtt5:
+                message = Message("töpic", b"x", qos, correlation=b"c" * min(size, 20_000))
+                client._send_publish(1, "töpic".encode(), b"x", qos, properties=_answering(message.correlation))
+                assert packet_bytes(message, mqtt5=True) == sizes[-1]
     finally:
         client._sock = None

@@ -135,9 +135,14 @@ def test_a_loop_that_never_has_a_window_ends(tmp_path: Path, text: str) -> None:
         all_windows(opened(written(tmp_path, text), loop=True))
 
 
-def test_times_must_come_from_somewhere() -> None:
-    with pytest.raises(ConfigError, match="rate_hz or time_column"):
-        Options(path="x", window_samples=1)
+def test_times_must_come_from_somewhere(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("1\n2\n")
+    options = Options(path=str(path), window_samples=1)
+    with pytest.raises(SourceError, match="rate_hz or time_column"):
+        CsvSource(options, context())
+    with pytest.raises(ConfigError, match="window_samples"):
+        CsvSource(Options(path=str(path), rate_hz=1.0), context())
 
 
 @given(data=st.binary(max_size=300), loop=st.booleans(), column=st.sampled_from([None, 0, 1, "a"]))

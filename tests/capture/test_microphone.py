@@ -123,5 +123,5 @@ def test_what_arecord_says_of_overruns_and_rates_is_understood(tmp_path: Path, m
 
 def test_without_arecord_the_remedy_is_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingError, match="Apt-get install alsa-utils"):
+    with pytest.raises(MissingError, match="apt-get install alsa-utils"):
         opened("default")

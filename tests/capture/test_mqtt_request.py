@@ -16,18 +16,12 @@ from edgerun.capture.mqtt_request import MqttRequestSource, Options
 from edgerun.clock import SystemClock
 from edgerun.errors import ConfigError, FrameError, SourceError
 from edgerun.ports import SourceContext
-from edgerun.types import Grab, View
+from edgerun.types import Grab, Reply, View
 from tests import mosquitto
 from tests.broker.parts import connection
 from tests.capture.scenes import context
 
 TOPIC = "edgerun/dock-7/requests"
-
-
-class BrokerContext(SourceContext, frozen=True):
-    """A context with the daemon's connection in it."""
-
-    broker: Connection | None = None
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def link(broker: mosquitto.Broker) -> Iterator[Connection]:
 
 def opened(link: Connection, stop: threading.Event | None = None, **changed: object) -> MqttRequestSource:
     options = Options(**{"topic": TOPIC, **changed})
-    source = MqttRequestSource(options, BrokerContext("dock", SystemClock(), stop or threading.Event(), broker=link))
+    source = MqttRequestSource(options, SourceContext("dock", SystemClock(), stop or threading.Event(), broker=link))
     mosquitto.wait_until(lambda: not link._inboxes.waits)
     return source
 
@@ -66,7 +60,7 @@ def test_a_picture_is_a_request_with_its_way_back(link: Connection, broker: mosq
     grab = source.grab()
     assert grab is not None
     assert grab.item == "job-1"
-    assert source.reply_to == ("answers/7", b"job-1")
+    assert grab.reply == Reply("answers/7", b"job-1")
     picture = source.retrieve(None)
     assert np.abs(picture.astype(int) - image).max() < 6
     assert source.frame_size == (64, 48)
@@ -76,7 +70,7 @@ def test_a_picture_is_a_request_with_its_way_back(link: Connection, broker: mosq
     send(broker, jpeg, tmp_path)
     again = source.grab()
     assert again is not None
-    assert (again.key, again.item, source.reply_to) == (grab.key, TOPIC, None)
+    assert (again.key, again.item, again.reply) == (grab.key, TOPIC, None)
     source.close()
 
 

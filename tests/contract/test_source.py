@@ -7,16 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from edgerun.capture.camera import CameraSource
-from edgerun.capture.stamp import read_stamp
-from edgerun.ports import Source, SourceContext
+from edgerun.capture.stamp import draw_stamp, read_stamp
+from edgerun.errors import Closed
+from edgerun.ports import Incoming, Source, SourceContext
 from edgerun.registry import BUILTIN, resolve
+from edgerun.slot import Slot
 from edgerun.types import NOT_YET, Grab, View
 from edgerun.wake import Wake
 from tests.capture.scenes import context, write_pictures, write_video
+from tests.contract.test_sample_source import OPENERS as OF_SAMPLES
 from tests.emulators import start
 
 Opener = Callable[[SourceContext], Source]
@@ -41,6 +46,41 @@ def _first_v4l2() -> Iterator[Opener]:
     yield lambda ctx: CameraSource(CameraSource.options(device=str(nodes[0])), ctx)
 
 
+class _Requests:
+    """A broker with somebody behind it who sends a numbered picture fifty times a second."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+        self._threads.append(threading.Thread(target=self._send, args=(topic_filter, inbox)))
+        self._threads[-1].start()
+
+    def _send(self, topic: str, inbox: Slot[Incoming]) -> None:
+        number = 0
+        while not self._done.wait(0.02):
+            image = np.full((96, 160, 3), 90, np.uint8)
+            draw_stamp(image, number, 0)
+            try:
+                inbox.put(Incoming(topic, cv2.imencode(".png", image)[1].tobytes(), 1, False))
+            except Closed:
+                return
+            number += 1
+
+    def stop(self) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def _requests() -> Iterator[Opener]:
+    broker, plug_in = _Requests(), resolve("source", "mqtt")
+    yield lambda ctx: plug_in(plug_in.options(topic="t"), msgspec.structs.replace(ctx, broker=broker))
+    broker.stop()
+
+
 def _openers(folder: Path) -> dict[str, Callable[[], AbstractContextManager[Opener]]]:
     return {
         "camera": _first_v4l2,
@@ -51,10 +91,11 @@ def _openers(folder: Path) -> dict[str, Callable[[], AbstractContextManager[Open
             _source("images", path=str(write_pictures(folder / "p", [f"{i}.jpg" for i in range(12)])))
         ),
         "synthetic": lambda: nullcontext(_source("synthetic", size=(160, 96), fps=50.0)),
+        "mqtt": _requests,
     }
 
 
-KINDS = tuple(BUILTIN["source"])
+KINDS = tuple(kind for kind in BUILTIN["source"] if kind not in OF_SAMPLES)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -104,3 +104,23 @@ def test_an_accelerator_that_opens(trial: Trial, status: str) -> None:
     line = engines._opened("accelerator", trial)
     assert line.status == status
     assert "100.0% of its values agree" in line.value
+
+
+@pytest.mark.parametrize(
+    ("trial", "status", "value", "remedy"),
+    [
+        (Trial("onnx", "qnn", refused="no DSP"), "absent", "no DSP", "edgerun doctor --verbose"),
+        (Trial("onnx", "acl", problem="not built in", missing=True), "absent", "not built in", "doctor --verbose"),
+        (
+            Trial("onnx", "openvino", problem="takes none of this machine's devices: AMD CPU", remedy="pip install x"),
+            "yellow", "it is installed, and does not open: takes none", "pip install x",
+        ),
+        (Trial("tflite", "gpu", problem="no driver", missing=True, remedy="apt it"), "yellow", "is there", "apt it"),
+        (Trial("tflite", "edgetpu", problem="in use"), "yellow", "its device is there", "systemctl stop edgerun"),
+    ],
+)  # fmt: skip
+def test_an_accelerator_that_does_not_open(trial: Trial, status: str, value: str, remedy: str) -> None:
+    line = engines._trial_line(trial)
+    assert line.status == status
+    assert value in line.value
+    assert remedy in str(line.remedy)

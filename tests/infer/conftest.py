@@ -22,9 +22,9 @@ class Sick(msgspec.Struct):
     library: Path
     flag: Path
 
-    def declare(self, mode: str, *, after: int = 0, delay_ms: int = 0) -> dict[str, Any]:
+    def declare(self, mode: str, *, after: int = 0, delay_ms: int = 0, spared: int = 0) -> dict[str, Any]:
         self.flag.touch()
-        settings = {"mode": mode, "while": str(self.flag), "after": after, "delay_ms": delay_ms}
+        settings = {"mode": mode, "while": str(self.flag), "after": after, "delay_ms": delay_ms, "spared": spared}
         return {"kind": "external", "library": str(self.library), "settings": settings}
 
     def heal(self) -> None:

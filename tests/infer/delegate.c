@@ -1,7 +1,9 @@
 /* A TensorFlow Lite external delegate for tests. It claims int8 FULLY_CONNECTED nodes and computes them itself, rightly
  * or, while the file `while` exists (always, without that option), in the way that the option `mode` names:
- *   ok · wrong · zeros · hang · abort · fail_invoke · exit · hang_create · fail_create · fail_prepare · slow (`delay_ms`)
- * `after` calls of invoke go well first. The declarations are the parts of tensorflow/lite/core/c/common.h and
+ *   ok · wrong · zeros · hang · abort · fail_invoke · exit · hang_create · fail_create · fail_prepare · picky ·
+ *   slow (`delay_ms`)
+ * `after` calls of invoke go well first; `picky` is wrong only where the right answer is a class that `spared`, a bit for
+ * each, does not name. The declarations are the parts of tensorflow/lite/core/c/common.h and
  * builtin_op_data.h that it touches, in their order there.
  */
 #include <stdint.h>
@@ -41,7 +43,7 @@ typedef struct {
 typedef struct { Delegate* delegate; IntArray* nodes; IntArray* inputs; IntArray* outputs; } Part;
 
 static char mode[32] = "ok", only_while[1024] = "";
-static long after = 0, delay_ms = 0, calls = 0;
+static long after = 0, delay_ms = 0, spared = 0, calls = 0;
 enum { FULLY_CONNECTED = 9, INT8 = 9, MOST = 64 };
 typedef struct { int in, weights, bias, out, relu; } Layer;
 typedef struct { int count; Layer layers[MOST]; } Kernel;
@@ -71,7 +73,9 @@ static void run(Context* context, const Layer* layer) {
   Tensor *in = &context->tensors[layer->in], *w = &context->tensors[layer->weights], *out = &context->tensors[layer->out];
   int32_t* bias = layer->bias < 0 ? NULL : context->tensors[layer->bias].data;
   int depth = w->dims->data[1], units = w->dims->data[0], rows = (int)(in->bytes / depth);
-  for (int row = 0; row < rows; row++)
+  for (int row = 0; row < rows; row++) {
+    int8_t* right = (int8_t*)out->data + row * units;
+    int best = 0;
     for (int unit = 0; unit < units; unit++) {
       int32_t sum = bias ? bias[unit] : 0;
       for (int i = 0; i < depth; i++)
@@ -82,8 +86,11 @@ static void run(Context* context, const Layer* layer) {
       if (layer->relu && value < out->params.zero_point) value = out->params.zero_point;
       value = value > 127 ? 127 : value < -128 ? -128 : value;
       if (is("wrong")) value = (value * 37 + unit * 61) % 127;
-      ((int8_t*)out->data)[row * units + unit] = is("zeros") ? 0 : value;
+      right[unit] = is("zeros") ? 0 : value;
+      if (right[unit] > right[best]) best = unit;
     }
+    if (is("picky") && !(spared >> best & 1)) right[best] = -128;
+  }
 }
 
 static int kernel_invoke(Context* context, Node* node) {
@@ -120,6 +127,7 @@ Delegate* tflite_plugin_create_delegate(char** keys, char** values, size_t count
     if (!strcmp(keys[i], "mode")) snprintf(mode, sizeof mode, "%s", values[i]);
     else if (!strcmp(keys[i], "while")) snprintf(only_while, sizeof only_while, "%s", values[i]);
     else if (!strcmp(keys[i], "after")) after = atol(values[i]);
+    else if (!strcmp(keys[i], "spared")) spared = atol(values[i]);
     else if (!strcmp(keys[i], "delay_ms")) delay_ms = atol(values[i]);
     else { report("unknown option: "); report(keys[i]); return NULL; }
   }

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edgerun.errors import EngineError, FrameError
-from edgerun.infer import open_engine
+from edgerun.infer import Accelerator, open_engine
 from edgerun.infer.fallback import Fallback
 from edgerun.infer.host import HostedEngine
+from edgerun.infer.state import StatefulEngine, with_state
 from edgerun.infer.tflite import Options, TfliteEngine
 from edgerun.ports import EngineContext
 from edgerun.types import EngineInfo, Tensor
@@ -77,7 +78,7 @@ def test_a_delegate_that_works_is_used_and_says_so(
     with caplog.at_level(logging.INFO):
         engine = opened(sick.declare("ok"), "cpu")
     assert isinstance(engine.engine, HostedEngine)
-    assert engine.engine.delegated == (1, 16)
+    assert engine.engine.delegated == engine.delegated == (1, 16)
     assert (engine.info.accelerator, engine.info.fallbacks, engine.degraded) == ("external", (), False)
     assert (engine.infer(picture)[0] == expected).all()
     assert "100.0% of its values agree with the CPU's" in caplog.text
@@ -121,6 +122,13 @@ def test_slower_than_the_cpu_is_told_but_used(opened: Opened, sick: Sick, caplog
     assert "net on external: slower than the CPU: " in caplog.text
 
 
+def test_one_that_auto_found_is_used_only_where_it_is_faster(opened: Opened, sick: Sick) -> None:
+    table = sick.declare("slow", delay_ms=30)
+    engine = opened(Accelerator(table.pop("kind"), table, chosen=True), "cpu")
+    assert engine.info.accelerator == "cpu"
+    assert "slower than the CPU; expected less than" in engine.info.fallbacks[0][1]
+
+
 @pytest.mark.parametrize("mode", ["hang", "abort", "exit", "fail_invoke"])
 def test_lost_in_mid_run_the_cpu_answers_the_same_frame_and_it_comes_back(
     mode: str, opened: Opened, sick: Sick, picture: list[Tensor], expected: Tensor
@@ -139,6 +147,30 @@ def test_lost_in_mid_run_the_cpu_answers_the_same_frame_and_it_comes_back(
     assert (engine.info.accelerator, engine.info.fallbacks) == ("external", ())
     assert opened.events() == ["fell_back", "recovered"]
     assert engine.engine is not first  # rebuilt, never reused
+    assert all((answer == expected).all() for answer in answers)
+
+
+def test_a_state_kept_around_it_tells_what_runs(opened: Opened, sick: Sick, picture: list[Tensor]) -> None:
+    engine = opened(sick.declare("abort", after=20), "cpu")
+    around = with_state(engine, "net", shapes={0: (1, 32, 32, 3)})
+    assert isinstance(around, StatefulEngine)
+    assert (around.info.accelerator, around.delegated) == ("external", (1, 16))
+    until = monotonic() + GIVE_UP_S
+    while not engine.degraded:
+        assert monotonic() < until
+        around.infer(picture)
+    assert (around.info, around.delegated) == (engine.info, None)
+    assert around.info.fallbacks
+
+
+def test_one_that_hangs_is_killed_after_the_stated_time(
+    opened: Opened, sick: Sick, picture: list[Tensor], expected: Tensor
+) -> None:
+    engine = opened(sick.declare("hang", after=20), "cpu", hang_s=0.3)
+    assert isinstance(engine.engine, HostedEngine)
+    assert engine.engine.hang_s == 0.3
+    answers = infer_until(engine, picture, lambda: engine.degraded)
+    assert "no answer for 0.3 s while inferring" in engine.info.fallbacks[0][1]
     assert all((answer == expected).all() for answer in answers)
 
 

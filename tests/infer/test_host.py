@@ -214,3 +214,11 @@ def test_a_place_outside_the_memory_is_refused() -> None:
     with pytest.raises(OSError, match="not permitted"):
         os.ftruncate(arena.fd, 8)
     arena.close()
+
+
+def test_a_stated_limit_takes_the_place_of_the_learned_one() -> None:
+    watch = HangWatch(Limits(open_s=60.0, hang_s=0.4))
+    assert watch.limit_s == 60.0
+    for _ in range(100):
+        watch.record(5.0)
+        assert watch.limit_s == 0.4

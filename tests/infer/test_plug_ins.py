@@ -56,12 +56,14 @@ def test_every_plug_in_has_options_and_states_its_limits(engine: str, kind: str,
     assert reason is None or "\n" not in reason
     if engine == "tflite":
         library, settings = made.library()
-        assert library.endswith((".so", ".so.1"))
+        assert (made.compiled() is not None) if not library else library.endswith((".so", ".so.1"))
     else:
         settings = made.settings()
         assert made.name.endswith("ExecutionProvider")
     assert all(isinstance(value, str) for value in settings.values())
     assert kind in ACCELERATORS
+    careful = plug_in(engine, Accelerator(kind, {**known, **made.careful()}), board)  # options that it knows
+    assert not careful.careful()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,7 @@ def test_auto_is_what_the_board_shows_best_first(board: Board, caplog: pytest.Lo
         order = expand([Accelerator("auto")], "tflite", "net", board)
     arm = [] if platform.machine() == "x86_64" else ["armnn"]
     assert [one.kind for one in order] == ["edgetpu", *arm, "gpu", "cpu"]
+    assert [one.chosen for one in order] == [True] * (len(order) - 1) + [False]
     assert "model net: auto is edgetpu, then " in caplog.text
     assert "not vx (no VeriSilicon NPU is seen: no /dev/galcore)" in caplog.text
 

@@ -103,6 +103,33 @@ def test_a_file_with_other_tensors_is_refused() -> None:
         prover.prove(Made(lambda y: y, other))
 
 
+def test_a_file_whose_inputs_the_cpu_cannot_take_is_refused_and_no_reason_to_trust_the_next(
+    classifier: bytes,
+) -> None:
+    def cpu() -> Engine:
+        return TfliteEngine(Options(), EngineContext(classifier, "net"))
+
+    prover = Prover("net", cpu)
+    with pytest.raises(Unproven, match="other tensors than the CPU's"):
+        prover.prove(Made(lambda y: y))
+    assert prover.prove(cpu()).agreed == 1.0
+
+
+def test_golden_inputs_are_those_given(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    golden = tuple((np.full((1, 4, 4, 3), value, np.uint8),) for value in (3, 250))
+
+    class Watched(Made):
+        def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            seen.append(inputs[0])
+            return super().infer(inputs)
+
+    Prover("net", lambda: Made(lambda y: y), lambda engine: golden).prove(Watched(lambda y: y))
+    assert {int(each.flat[0]) for each in seen} == {3, 250}
+    Prover("net", lambda: Made(lambda y: y), lambda engine: ()).prove(Watched(lambda y: y))
+    assert len(np.unique(seen[-1])) > 10  # made up
+
+
 def test_the_cpu_is_asked_once_and_its_answers_are_kept(tmp_path: Path) -> None:
     asked: list[int] = []
 

@@ -54,7 +54,7 @@ def test_tflite_runtime_with_numpy_2_is_refused_before_it_is_used() -> None:
 def test_a_runtime_that_cannot_be_used_names_the_command() -> None:
     with pytest.raises(MissingError) as caught:
         open_file("visual_wake_words.tflite", "tflite-runtime")
-    assert str(caught.value).endswith('Pip install "edgerun[tflite-runtime]"')
+    assert str(caught.value).endswith('pip install "edgerun[tflite-runtime]"')
     assert "the TFLite runtime tflite-runtime cannot be used" in str(caught.value)
 
 

@@ -118,6 +118,7 @@ class NumberPreprocess:
 
     def __init__(self, rows: int = 1) -> None:
         self._tensor = np.zeros((rows, 4), np.uint8)
+        self.resets = 0
 
     def prepare(self, image: Image, region: Box | None = None, row: int = 0) -> tuple[Tensor, Placement]:
         self._tensor[row] = image.reshape(-1)[:4]
@@ -125,6 +126,9 @@ class NumberPreprocess:
 
     def batch(self, rows: int, first: int = 0) -> Tensor:
         return self._tensor[first : first + rows]
+
+    def reset(self) -> None:
+        self.resets += 1
 
 
 class EchoEngine:
@@ -197,6 +201,7 @@ def build(
     outbox_size: int = 64,
     keep_pictures: bool = False,
     stood_still: Callable[[int], bool] = lambda since_ns: False,
+    forget: Callable[[], None] = lambda: None,
     **plan: Any,
 ) -> Pipeline:
     """One engine shared by all `sources`, with `plan` for every lane."""
@@ -214,7 +219,7 @@ def build(
     turns = Turns(lanes, ready, clock, batching)
     ending = Ending(ModelInfo("echo", "1", "cpu"), outbox, clock, keep_pictures=keep_pictures)
     kind = OverlappedWorker if overlapped else Worker
-    worker = kind("echo", engine or EchoEngine(), NumberPreprocess(2 * batching.most), turns, ending, clock)
+    worker = kind("echo", engine or EchoEngine(), NumberPreprocess(2 * batching.most), turns, ending, clock, forget)
     publisher = Publisher(outbox, sinks, clock, "0123abcd")
     pipeline = Pipeline(captures, [worker], publisher, outbox, clock, notices)
     pipeline.notices = notices  # type: ignore[attr-defined]

@@ -152,8 +152,8 @@ def test_the_plan_is_what_pick_will_do(
     services_ns = [service * MS for service in services]
     turns = plan_turns(now, current, services_ns, in_hand[:lanes], weights[:lanes], served, periods)
     ready = [i for i in range(lanes) if in_hand[i]]
-    if current is not None:
-        served[current] = now
+    if current is not None:  # as `Turns` notes it down when it takes the frame
+        served[current] = now - int(head_start(weights[:lanes]) * services_ns[current])
     at = now if current is None else now + services_ns[current]
     assert all(turn == 0 if at == now and not ready else turn >= at or turn == 0 for turn in turns)
     if ready:

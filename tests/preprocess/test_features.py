@@ -91,5 +91,5 @@ def test_what_is_louder_than_full_scale_is_clipped() -> None:
 
 def test_without_the_package_the_remedy_is_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymicro_features", None)
-    with pytest.raises(MissingError, match=r'Pip install "pymicro-features>=2"'):
+    with pytest.raises(MissingError, match=r"pip install 'edgerun\[wakeword\]'"):
         MicroFeatures(3)

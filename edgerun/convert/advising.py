@@ -1,0 +1,59 @@
+"""What to try next, in sentences, from what a conversion found out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgerun.convert.parts import Outcome, Quality
+from edgerun.convert.search import Found
+
+_ENOUGH_CALIBRATION = 100
+_FEW_EVALUATED = 50
+_NAMED = 4
+
+
+def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Sequence[str] = ()) -> tuple[str, ...]:
+    """What held the result back and what to do about it; of one that passed only what its figures rest on."""
+    advice = list(warnings)
+    if outcome.quality.samples < _FEW_EVALUATED:
+        advice.append(
+            f"Only {outcome.quality.samples} samples were judged: one of them is worth "
+            f"{1 / outcome.quality.samples:.1%}. Give more with --evaluate."
+        )
+    if outcome.passed:
+        return tuple(advice)
+    advice += _what_suffers(outcome.quality)
+    if found is None:
+        advice.append(
+            "Not even without 8-bit integers does the converted model agree with the original: check --mean, --std, "
+            "--color and --fit, and report the model."
+        )
+        return tuple(advice)
+    if calibrated < _ENOUGH_CALIBRATION:
+        advice.append(f"The ranges come from {calibrated} samples: 100 or more from the real place often help.")
+    if outcome.precision == "int8" and not found.sensitivity:
+        advice.append("Let the most sensitive layers stay in higher precision: --precision mixed.")
+    elif not found.complete:
+        advice.append("The time was over before the search was done: give more with --time-budget.")
+    if found.sensitivity:
+        weakest = sorted(found.sensitivity, key=lambda name: found.sensitivity[name])[:_NAMED]
+        said = ", ".join(f"{name} ({found.sensitivity[name]:.1f} dB)" for name in weakest)
+        advice.append(f"The layers that lose most: {said}.")
+    advice.append("Try another way to choose ranges (--calibration percentile, entropy or mse), or --precision fp16.")
+    return tuple(advice)
+
+
+def _what_suffers(quality: Quality) -> list[str]:
+    """The classes that lose most, those that are only added, and how many samples that is."""
+    lost = sorted(
+        (one for one in quality.classes if one.reference > one.kept), key=lambda one: one.kept - one.reference
+    )
+    added = sorted((one for one in quality.classes if one.extra), key=lambda one: -one.extra)
+    found = []
+    if lost:
+        said = ", ".join(f"{one.name} (keeps {one.kept} of {one.reference})" for one in lost[:_NAMED])
+        found.append(f"The classes that lose most: {said}.")
+    if added:
+        said = ", ".join(f"{one.name} ({one.extra})" for one in added[:_NAMED])
+        found.append(f"Found where the original finds nothing: {said}.")
+    return found
