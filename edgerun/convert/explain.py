@@ -334,8 +334,12 @@ def _regions(heat: Heat) -> tuple[Region, ...]:
 
 
 def as_dict(explanation: Explanation) -> dict[str, Any]:
-    """Everything but the map itself, for JSON."""
-    return {
-        key: msgspec.to_builtins(getattr(explanation, key))
-        for key in ("target", "method", "kept", "regions", "inferences", "seconds", "seed")
-    }
+    """Everything but the map itself, for JSON; scores and boxes with four decimals."""
+    keys = ("target", "method", "kept", "regions", "inferences", "seconds", "seed")
+    told = {key: msgspec.to_builtins(getattr(explanation, key)) for key in keys}
+    target = told["target"]
+    if "score" in target:
+        target["score"] = round(target["score"], 4)
+    if "box" in target:
+        target["box"] = [round(side, 4) for side in target["box"]]
+    return told

@@ -18,8 +18,8 @@ from edgerun.convert import routes
 from edgerun.convert.advising import advise
 from edgerun.convert.bundling import ModelFile, Origin, Recipe, created, put, seal, write_bundle
 from edgerun.convert.judge import Judge
-from edgerun.convert.pairs import MOST_CALIBRATION, MOST_EVALUATION, Pair, open_pair
 from edgerun.convert.order import Job, check
+from edgerun.convert.pairs import MOST_CALIBRATION, MOST_EVALUATION, Pair, open_pair
 from edgerun.convert.parts import (
     LayerChoice,
     Measured,
@@ -212,6 +212,7 @@ class _Work:
             )
             text = found.text(quantizer.layers) + f": {_said(found.quality)}"
             if len(found.trials) > 1:
+                text += f" Layers in higher precision and what is kept: {found.tries()}."
                 text += " The layers were chosen by this same comparison, which flatters its figures a little."
             told(text)
         self._tools.update(getattr(quantizer, "tools", {}))

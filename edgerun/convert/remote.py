@@ -31,6 +31,7 @@ _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15")
 _FAILED, _NOT_FOUND, _MISSING = 255, 127, 4
 """What ssh returns of its own (ssh(1)), what a shell does for a command it has not (POSIX), and `edgerun` itself."""
 _COPY_TIMEOUT_S = 900.0
+_SHORT_TIMEOUT_S = 60.0
 _SPARE_S = 300.0
 """To start Python and load the models on a slow device, beyond the rounds themselves."""
 
@@ -45,14 +46,14 @@ def measure_on(host: str, entries: Sequence[Entry], threads: int, plan: Plan, pr
     if host.startswith("-") or not _HOST.fullmatch(host):
         raise ConfigError("not a host", where="--on", expected="HOST or USER@HOST as ssh takes it", got=repr(host))
     progress(f"copying to {host}", 0, len(entries))
-    folder = _run(host, "mktemp -d", 60).strip().splitlines()[-1:]
+    folder = _run(host, "mktemp -d").strip().splitlines()[-1:]
     if not folder or not folder[0].startswith("/"):
         raise DeviceError("no folder could be made", where=host, expected="what mktemp -d prints", got=folder)
     try:
         return _measure_in(folder[0], host, entries, threads, plan, progress)
     finally:
         try:
-            _run(host, f"rm -rf {shlex.quote(folder[0])}", 60)
+            _run(host, f"rm -rf {shlex.quote(folder[0])}")
         except DeviceError as error:
             _log.warning("%s: %s stays behind: %s", host, folder[0], error)
 
@@ -107,7 +108,20 @@ def _bench(host: str, words: Sequence[str], threads: int, plan: Plan, kind: type
     command = ["edgerun", "bench", *words, "--threads", str(threads), "--warmup", str(plan.warmup)]
     command += ["--rounds", str(plan.rounds), "--duration", f"{duration_s:g}", "--json"]
     # A login shell knows the PATH that its user has set; one that runs a single command does not.
-    out = _run(host, f"sh -lc {shlex.quote(shlex.join(command))}", _SPARE_S + 4 * plan.rounds * duration_s)
+    line = f"sh -lc {shlex.quote(shlex.join(command))}"
+    done = _ssh(host, line, _SPARE_S + 4 * plan.rounds * duration_s)
+    said = _last_line(done.stderr)
+    if done.returncode == _NOT_FOUND:
+        raise MissingError(
+            "edgerun is not installed there, or not on the PATH of a login shell",
+            where=host,
+            got=said,
+            remedy="install it there: pip install edgerun",
+        )
+    if done.returncode:
+        error = MissingError if done.returncode == _MISSING else EngineError
+        raise error("edgerun bench failed there", where=host, got=said)
+    out = done.stdout
     try:
         return msgspec.json.decode(out.strip().rpartition("\n")[2].encode(), type=kind)
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -127,28 +141,24 @@ def _copy(host: str, source: Path, target: str) -> None:
         raise DeviceError("the model cannot be copied there", where=host, got=_last_line(done.stderr))
 
 
-def _run(host: str, command: str, timeout_s: float) -> str:
-    """Standard output of `command`, which the shell of `host` runs."""
+def _run(host: str, command: str) -> str:
+    """Standard output of `command`, which the shell of `host` runs. Raises `DeviceError` when it fails."""
+    done = _ssh(host, command, _SHORT_TIMEOUT_S)
+    if done.returncode:
+        raise DeviceError(f"`{command}` failed there", where=host, got=_last_line(done.stderr))
+    return done.stdout
+
+
+def _ssh(host: str, command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
     done = _call(["ssh", *_OPTIONS, "--", host, command], host, timeout_s)
-    said = _last_line(done.stderr)
-    if done.returncode == 0:
-        return done.stdout
     if done.returncode == _FAILED:
         raise DeviceError(
             "the host cannot be reached over ssh",
             where=host,
-            got=said,
+            got=_last_line(done.stderr),
             remedy=f"make `ssh {host} true` work without a password (ssh-copy-id {host})",
         )
-    if done.returncode == _NOT_FOUND:
-        raise MissingError(
-            "edgerun is not installed there, or not on the PATH of a login shell",
-            where=host,
-            got=said,
-            remedy="install it there: pip install edgerun",
-        )
-    error = MissingError if done.returncode == _MISSING else EngineError
-    raise error("edgerun bench failed there", where=host, got=said or f"exit code {done.returncode}")
+    return done
 
 
 def _call(command: Sequence[str], host: str, timeout_s: float) -> subprocess.CompletedProcess[str]:

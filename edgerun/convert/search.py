@@ -49,6 +49,10 @@ class Found(msgspec.Struct, frozen=True):
         share = f"{self.macs_share:.1%} of the MACs"
         return f"{len(self.kept)} of {len(layers)} layers in higher precision, {share}, after {len(self.trials)} tries"
 
+    def tries(self) -> str:
+        """What each try kept, by how many layers were in higher precision: the account of the search."""
+        return ", ".join(f"{len(one.kept)}: {one.quality.kept:.2%}" for one in self.trials)
+
 
 def find_layers(
     quantizer: Quantizer,

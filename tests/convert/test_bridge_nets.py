@@ -128,6 +128,22 @@ def test_channel_shuffle_moves_values_once() -> None:
     assert converted(net, net.add("GlobalAveragePool", y)).ops.count("TRANSPOSE") == 1
 
 
+@pytest.mark.parametrize("product", ["Gemm", "MatMul"])
+def test_weights_after_a_flattened_picture_are_put_in_its_order(product: str) -> None:
+    net = Net(1, 3, 5, 4)
+    y = net.add("Reshape", net.add("Conv", "x", weights(4, 3, 2, 2)), [1, -1])
+    made = converted(net, net.add(product, y, weights(48, 7)))
+    assert made.ops == ["CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
+
+
+def test_biases_are_never_shared_between_layers() -> None:
+    net = Net(1, 3, 5, 4)
+    y = net.add("Conv", "x", weights(1, 3, 1, 1), np.array([0.5], np.float32))
+    y = net.add("Conv", net.add("Mul", y, np.float32(0.5)), weights(1, 1, 1, 1), np.array([0.5], np.float32))
+    made = converted(net, y)
+    assert sum("c1" in name or "c4" in name for name in made.names) == 2
+
+
 def test_shape_arithmetic_and_a_kept_layout() -> None:
     """A net that takes N×H×W×C itself, reshapes by what Shape says, and casts on the way."""
     net = Net(1, 6, 6, 3, dtype=TensorProto.UINT8)
@@ -191,6 +207,14 @@ def test_every_layer_that_cannot_be_written_is_named_at_once_with_a_way_out(tmp_
     assert "use BatchNormalization" in text
     assert 'Resize "/Resize_2" has mode "cubic": TFLite knows nearest and linear' in text
     assert 'Elu "/Elu_3" has alpha 0.5' in text
+
+
+def test_bounds_that_another_layer_gives_are_refused(tmp_path: Path) -> None:
+    net = Net(1, 3, 8, 8)
+    y = net.add("Conv", "x", weights(4, 3, 1, 1))
+    y = net.add("Clip", y, "", net.add("ReduceMax", "x", keepdims=0))
+    text = refusal(net, y, tmp_path=tmp_path)
+    assert 'Clip "/Clip_2" takes "ReduceMax_1_out0" from another layer, not a constant' in text
 
 
 def test_a_quantised_model_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -82,9 +82,12 @@ def test_the_size_of_a_bundle_is_that_of_its_files() -> None:
     assert size_of(folder) == sum(one.stat().st_size for one in folder.iterdir())
 
 
-def test_a_machine_without_a_name_is_named_by_its_processor_or_architecture(tmp_path: Path) -> None:
-    assert this_device(tmp_path)
+def test_a_device_is_called_by_its_board_else_its_processor_else_its_architecture(tmp_path: Path) -> None:
+    nothing = this_device(tmp_path)
+    assert nothing
     (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: Celeron N4000\n")
+    assert this_device(tmp_path) == "Celeron N4000" != nothing
     (tmp_path / "proc/device-tree/model").write_text("Raspberry Pi 4 Model B Rev 1.4\0")
     assert this_device(tmp_path) == "Raspberry Pi 4 Model B Rev 1.4"
 
@@ -117,12 +120,17 @@ class Sshd:
             f" UserKnownHostsFile {folder}/known\n StrictHostKeyChecking accept-new\n LogLevel ERROR\n"
             f"Host {HOST}\n Port {port}\nHost away\n Port 9\n"
         )
-        for name in ("ssh", "scp"):
-            script(self.bin / name, f'exec {shutil.which(name)} -F {folder}/ssh_config "$@"')
+        self._clients = {name: shutil.which(name) for name in ("ssh", "scp")}
+        self.write_clients()
         # Started by its full path, as sshd insists on; -D stays in the foreground, -e logs to standard error.
         command = [str(find_sshd()), "-D", "-e", "-f", str(folder / "sshd_config")]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
         self._wait_until_listening()
+
+    def write_clients(self) -> None:
+        """ssh and scp as programs that read this folder's config instead of the user's own."""
+        for name, real in self._clients.items():
+            script(self.bin / name, f'exec {real} -F {self.bin.parent}/ssh_config "$@"')
 
     def _wait_until_listening(self) -> None:
         assert self.process.stderr is not None
@@ -218,6 +226,19 @@ def test_what_comes_back_is_no_report(board: Sshd, answer: str, message: str) ->
     script(board.home / "bin" / "edgerun", answer)
     with pytest.raises(DeviceError, match=f"board: .*{message}"):
         measure(entries(), on=HOST, plan=PLAN, progress=quiet)
+
+
+def test_a_host_without_room_is_told(board: Sshd) -> None:
+    script(board.bin / "scp", "echo scp: No space left on device >&2; exit 1")
+    try:
+        with pytest.raises(DeviceError, match="board: the model cannot be copied there; got scp: No space left"):
+            measure(entries(), on=HOST, plan=PLAN, progress=quiet)
+        assert left_behind(board) == []
+        script(board.bin / "ssh", "echo mktemp: Read-only file system >&2; exit 1")
+        with pytest.raises(DeviceError, match="board: `mktemp -d` failed there; got mktemp: Read-only"):
+            measure(entries(), on=HOST, plan=PLAN, progress=quiet)
+    finally:
+        board.write_clients()
 
 
 def test_a_host_that_does_not_answer_is_told(board: Sshd) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.clock import FakeClock
@@ -84,24 +84,46 @@ def test_every_kind_has_a_class_that_keeps_the_port() -> None:
         assert all(callable(getattr(sensor_class, name)) for name in ("find", "read", "close")), kind
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+class Changed:
+    """A board's tree some of whose files are other than they were, until the end of the block."""
+
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self._before = {folder / file: (folder / file).read_bytes() for file in files}
+
+    def __enter__(self) -> None:
+        for path in self._before:
+            path.unlink()
+
+    def __exit__(self, *_: object) -> None:
+        for path, content in self._before.items():
+            path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tree.BoardMachine]:
+    return {name: tree.BoardMachine(tree.read(name), tmp_path_factory.mktemp(name)) for name in tree.BOARDS}
+
+
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_garbage_in_any_file_is_a_device_error_or_a_finite_value(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject, boards: dict[str, tree.BoardMachine]
 ) -> None:
     board = data.draw(st.sampled_from(tree.BOARDS))
     files = data.draw(st.lists(st.sampled_from(SENSOR_FILES[board]), min_size=1, max_size=6, unique=True))
-    folder = tmp_path_factory.mktemp("garbage")
-    machine = tree.BoardMachine(tree.read(board), folder)
+    machine = boards[board]
     numbers = st.integers(-(1 << 70), 1 << 70).map(lambda number: str(number).encode())
     odd = st.sampled_from(
         [b"", b"\n", b"max", b"nan", b"inf", b"1e999", b"-1", b"2147483648", b"9" * 5000, b"some avg10"]
     )
-    for file in files:
-        path = folder / file
-        path.unlink()
-        path.write_bytes(data.draw(st.one_of(st.binary(max_size=60), numbers, odd)))
-    here = site(machine)
+    contents = [data.draw(st.one_of(st.binary(max_size=60), numbers, odd)) for _ in files]
+    with Changed(machine.root, files):
+        for file, content in zip(files, contents, strict=True):
+            machine.path(file).write_bytes(content)
+        everything_says_something_sane(site(machine))
+
+
+def everything_says_something_sane(here: Site) -> None:
     for kind, sensor_class in builtin_kinds().items():
         try:
             found = sensor_class.find(here)
@@ -115,24 +137,22 @@ def test_garbage_in_any_file_is_a_device_error_or_a_finite_value(
             assert all(math.isfinite(reading.value) for reading in readings), (kind, one.place)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_files_that_vanish_take_their_readings_with_them_and_no_others(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    data: st.DataObject, boards: dict[str, tree.BoardMachine]
 ) -> None:
     board = data.draw(st.sampled_from(tree.BOARDS))
     values = [file for file in SENSOR_FILES[board] if not file.endswith(("type", "name", "_label", "status"))]
     files = data.draw(st.lists(st.sampled_from(values), min_size=1, unique=True))
-    folder = tmp_path_factory.mktemp("vanishing")
-    clock = FakeClock()
-    sampler = Sampler(site(tree.BoardMachine(tree.read(board), folder), clock), look_every_s=1e6)
+    clock, machine = FakeClock(), boards[board]
+    sampler = Sampler(site(machine, clock), look_every_s=1e6)
     sampler.sample()
     clock.advance(1e4)
     before = sampler.sample().values()
-    for file in files:
-        (folder / file).unlink()
     clock.advance(1e4)
-    after = sampler.sample().values()
+    with Changed(machine.root, files):
+        after = sampler.sample().values()
     derived = {name for name in after if name.endswith(("/power_w", "/energy_wh"))}  # of what is left: U · I
     assert {name: before[name] for name in after if name not in derived} == {
         name: value for name, value in after.items() if name not in derived

@@ -148,6 +148,8 @@ results = st.builds(
     frame_size=st.tuples(st.integers(1, 20_000), st.integers(1, 20_000)),
     latency_ns=st.dictionaries(st.sampled_from(STAGES), st.integers(0, 10**13)),
     dropped=st.dictionaries(st.sampled_from(("skipped", "superseded")), counts),
+    window=st.booleans(),
+    gap=st.booleans(),
 )
 publications = st.builds(
     Publication,
@@ -171,7 +173,9 @@ def test_any_result_fits_the_schema_and_keeps_its_numbers(published: Publication
     for stage, value_ms in message["latency_ms"].items():
         assert value_ms == pytest.approx(result.latency_ns[stage] / 1e6, abs=0.006)
     assert message["dropped"] == dict(result.dropped)
-    assert (message["frame"]["w"], message["frame"]["h"]) == result.frame_size
+    size = message["window"] if result.window else message["frame"]
+    assert (size["channels" if result.window else "w"], size["samples" if result.window else "h"]) == result.frame_size
+    assert ("frame" in message, "gap" in message) == (not result.window, result.gap)
     _same_answer(message, result.answer)
 
 

@@ -40,7 +40,7 @@ def conv(emitter: Emitter, node: Node) -> None:
     }
     if depthwise:
         options["depthMultiplier"] = weights.shape[0] // groups
-    inputs = [x, writer.constant(node.inputs[1], filters), _bias(emitter, node, weights.shape[0])]
+    inputs = [x, writer.constant(node.inputs[1], filters, own=True), _bias(emitter, node, weights.shape[0])]
     shape = (writer.shapes[x][0], found[0].out, found[1].out, weights.shape[0])
     dilated = any(axis.dilation > 1 for axis in found)
     op, table, version = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", 2 if dilated else 1)
@@ -66,7 +66,7 @@ def _bias(emitter: Emitter, node: Node, channels: int) -> int:
     """The bias; zeros where there is none, which every kernel and quantiser knows to handle."""
     name = node.input(2)
     value = emitter.graph.constants[name] if name else np.zeros(channels, np.float32)
-    return emitter.writer.constant(name or f"{node.name}/bias", value.reshape(-1).astype(np.float32))
+    return emitter.writer.constant(name or f"{node.name}/bias", value.reshape(-1).astype(np.float32), own=True)
 
 
 def conv_transpose(emitter: Emitter, node: Node) -> None:
@@ -167,7 +167,7 @@ def _backwards(
         "strideW": strides[1],
         "fusedActivationFunction": function,
     }
-    filters = writer.constant(node.inputs[1], weights.transpose(1, 2, 3, 0))
+    filters = writer.constant(node.inputs[1], weights.transpose(1, 2, 3, 0), own=True)
     inputs = [writer.integers(shape), filters, x, bias]
     version = 4 if function else 3
     y = writer.emit(
@@ -209,7 +209,7 @@ def _by_groups(emitter: Emitter, node: Node, x: int, weights: Array, geometry: A
         inputs = [x, writer.integers(begin), writer.integers(size)]
         part = writer.emit("SLICE", inputs, size, f"{node.name}/group{group}", table="SliceOptions")
         mine = slice(group * weights.shape[1], (group + 1) * weights.shape[1])
-        share = writer.constant(f"{node.name}/bias{group}", bias[mine].astype(np.float32))
+        share = writer.constant(f"{node.name}/bias{group}", bias[mine].astype(np.float32), own=True)
         rows = slice(group * each, (group + 1) * each)
         parts.append(_backwards(emitter, node, part, weights[rows], geometry, share))
     joined = (*writer.shapes[parts[0]][:3], groups * weights.shape[1])
@@ -260,8 +260,8 @@ def _fully_connected(emitter: Emitter, node: Node, x: int, weights: Array, bias:
     options = {"fusedActivationFunction": function, "keepNumDims": True}
     inputs = [
         x,
-        writer.constant(node.inputs[1] if node.input(1) else f"{node.name}/weights", weights.astype(np.float32)),
-        writer.constant(node.input(2) or f"{node.name}/bias", bias.astype(np.float32)),
+        writer.constant(node.inputs[1], weights.astype(np.float32), own=True),
+        writer.constant(node.input(2) or f"{node.name}/bias", bias.astype(np.float32), own=True),
     ]
     shape = (*writer.shapes[x][:-1], weights.shape[0])
     version = 5 if len(shape) != 2 else 1
@@ -279,7 +279,10 @@ def matmul(emitter: Emitter, node: Node) -> None:
     if weights is not None and weights.ndim == 2 and emitter.constant(left) is None and rank >= 2:
         order = last(emitter.order(left), rank - 1)
         bias = emitter.graph.constants[node.input(2)] if node.input(2) else np.zeros(weights.shape[1], np.float32)
-        _fully_connected(emitter, node, emitter.want(left, order), weights.T, bias.reshape(-1), order)
+        flat = _flattened(emitter, node, weights.T) if rank == 2 else None
+        order = identity(2) if flat else order
+        x, filters = flat or (emitter.want(left, order), weights.T)
+        _fully_connected(emitter, node, x, filters, bias.reshape(-1), order)
         return
     if min(rank, emitter.rank(right)) < 2 or rank != emitter.rank(right):
         raise Refusal("multiplies tensors of different rank", "reshape both to the same number of dimensions")

@@ -46,7 +46,9 @@ def compare(
         try:
             got = runner(**moved)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"LiteRT does not run the TFLite file that was made of it ({error})", where=source) from error
+            raise ModelError(
+                f"LiteRT does not run the TFLite file that was made of it ({error})", where=source
+            ) from error
         for name, reference in zip(graph.outputs, expected, strict=True):
             difference, cosine = _difference(np.asarray(reference), got[name])
             worst, least = max(worst, difference), min(least, cosine)

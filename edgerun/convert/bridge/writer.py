@@ -60,12 +60,12 @@ class Writer:
         self._taken.add(name)
         self.names[tensor] = name
 
-    def constant(self, name: str, value: Array) -> int:
-        """A constant tensor. Integers and single numbers that are there already are used again; weights and biases
-        are not: a quantiser gives each layer's its own scale.
+    def constant(self, name: str, value: Array, own: bool = False) -> int:
+        """A constant tensor. Integers and single numbers that are there already are used again, but not where it is to
+        be a layer's `own`: a quantiser gives the weights and bias of each a scale of their own.
         """
         value = np.asarray(value, order="C")
-        shared = value.dtype.kind == "i" or value.size == 1 and not name.endswith("bias")
+        shared = not own and (value.dtype.kind == "i" or value.size == 1)
         key = (value.shape, value.dtype.str, value.tobytes()) if shared else None
         if key in self._shared:
             return self._shared[key]
