@@ -19,6 +19,7 @@ from edgerun.clock import SystemClock
 from edgerun.config import Config, RunOptions
 from edgerun.errors import EdgerunError, SourceError, StageError
 from edgerun.pipeline.notice import (
+    Asked,
     EngineNotice,
     Notice,
     NoticeBoard,
@@ -111,6 +112,8 @@ class _Turn:
                 self._app.tell(notice)
             if isinstance(notice, EngineNotice):
                 self._app.tell_engine(notice)
+            if isinstance(notice, Asked):
+                notice.do()
             self._app.tick()
 
     def _wait_for_delivery(self) -> None:

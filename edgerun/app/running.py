@@ -34,6 +34,7 @@ from edgerun.telemetry.states import StateKeeper
 from edgerun.types import EngineInfo
 
 if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
+    from edgerun.app.commanding import Commanding
     from edgerun.broker.connection import Connection, ConnectionStats
     from edgerun.broker.message import Message
 
@@ -79,6 +80,7 @@ class App:
         self._broker: Connection | None = None
         self._ended: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._delivery: ConnectionStats | None = None
+        self._commands: Commanding | None = None
         try:
             for name, model in self._used_models():
                 self._models[name] = open_model(
@@ -91,6 +93,11 @@ class App:
             self._open_sinks()
             self.pipeline = self._built = self._build_pipeline()
             self._reporter = self._build_reporter()
+            if self._broker is not None and config.mqtt is not None:
+                from edgerun.app.commanding import Commanding
+
+                root = f"{config.mqtt.prefix}/{config.device.id}"
+                self._commands = Commanding(self._broker, root, self.pipeline, notices)
         except BaseException:
             self.close()
             raise
@@ -103,6 +110,8 @@ class App:
         gc.freeze()
         if self._broker is not None:
             self._broker.start()
+        if self._commands is not None:
+            self._commands.start()
         self.pipeline.start()
 
     def stop(self, limit_s: float) -> None:
@@ -111,6 +120,8 @@ class App:
         Raises `StageError` naming a thread that would not end. To be called once.
         """
         deadline_ns = self.clock.mono_ns() + round(limit_s * 1e9)
+        if self._commands is not None:
+            self._commands.close()
         try:
             stuck = self.pipeline.stop(limit_s * 0.7)
             if stuck:

@@ -11,6 +11,7 @@ Sets of samples are folders of pictures (labelled: one sub-folder per class, or 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -109,12 +110,16 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
         "--time-budget", metavar="MIN", type=numbers.positive, default=20.0, help="for choosing layers, minutes (20)"
     )
     group.add_argument("--on", metavar="HOST", help="measure on this device too, over ssh")
+    group.add_argument(
+        "--compression", action="store_true", help="tell what zeroed or clustered weights would save (no speed)"
+    )
     group.add_argument("--no-measure", action="store_true", help="leave latency and memory out")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert; returns the exit code. Raises `EdgerunError`."""
     logs.set_up(verbose=args.verbose, quiet=True)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # converters draw bars of their own, terminal or not
     from edgerun.convert import job as jobs
     from edgerun.convert.place import report_folder
 
@@ -172,6 +177,7 @@ def make_job(args: argparse.Namespace) -> Any:
         licence=args.license,
         on=args.on,
         measure=not args.no_measure,
+        compression=args.compression,
         force=args.force,
         command="edgerun " + shlex.join(sys.argv[1:]) if sys.argv[1:2] == ["convert"] else "",
     )

@@ -10,6 +10,8 @@ from edgerun.convert.search import Found
 _ENOUGH_CALIBRATION = 100
 _FEW_EVALUATED = 50
 _NAMED = 4
+_DOUBTFUL = {"accuracy": 0.5, "map50": 0.2}
+"""Against labels an original below this is hardly the model that someone meant to ship, or sees something else."""
 
 
 def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Sequence[str] = ()) -> tuple[str, ...]:
@@ -19,6 +21,12 @@ def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Seq
         advice.append(
             f"Only {outcome.quality.samples} samples were judged: one of them is worth "
             f"{1 / outcome.quality.samples:.1%}. Give more with --evaluate."
+        )
+    quality = outcome.quality
+    if quality.original < _DOUBTFUL.get(quality.metric, 0.0):
+        advice.append(
+            f"The original itself reaches a {quality.metric} of only {quality.original:.2f} against the labels: are "
+            "--mean, --std, --color, --fit and the order of --labels those it was trained with? See --preview."
         )
     if outcome.passed:
         return tuple(advice)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgerun import __version__
 from edgerun.convert import routes
 from edgerun.convert.advising import advise
-from edgerun.convert.bundling import ModelFile, Origin, Recipe, created, put, seal, write_bundle
+from edgerun.convert.bundling import ModelFile, Origin, Recipe, put, seal, write_bundle
 from edgerun.convert.judge import Judge
 from edgerun.convert.order import Job, check
 from edgerun.convert.pairs import MOST_CALIBRATION, MOST_EVALUATION, Pair, open_pair
@@ -33,6 +29,7 @@ from edgerun.convert.parts import (
 )
 from edgerun.convert.place import Place, report_folder
 from edgerun.convert.preview import Preview, draw, look, spread
+from edgerun.convert.repeating import repeat
 from edgerun.convert.samples import Part
 from edgerun.convert.search import Found, find_layers
 from edgerun.convert.sources import Source, open_source
@@ -40,13 +37,10 @@ from edgerun.convert.subject import Subject, describe
 from edgerun.errors import DeviceError
 
 _SENSITIVITY_SAMPLES = 16
+_BRIDGED_SAMPLES = 4
 _STUDY_SAMPLES = 5000
 """Pruning and distilling learn from as many of the calibration set; quantising takes fewer of them."""
 _PREVIEW = "preview.png"
-_TOOLS = (
-    "numpy", "opencv-python-headless", "onnx", "onnxruntime", "ai-edge-litert", "litert-quantizer",
-    "ai-edge-quantizer", "torch", "torch-pruning",
-)  # fmt: skip
 
 
 def run(job: Job, progress: Progress) -> Outcome:
@@ -180,8 +174,10 @@ class _Work:
         wanted = job.format or ("tflite" if job.target == "edgetpu" else network.format)
         if wanted != network.format:
             with self._step(f"to {wanted}") as told:
-                network = routes.bridge(network, wanted, self._place.work)
-                told(" ".join(network.notes) or f"Written as {wanted}.")
+                shown = [pair.calibration[at].inputs for at in spread(len(pair.calibration), _BRIDGED_SAMPLES)]
+                before = len(network.notes)
+                network = routes.bridge(network, wanted, self._place.work, shown)
+                told(" ".join(network.notes[before:]) or f"Written as {wanted}.")
         self._tools.update(network.tools)
         return network
 
@@ -195,12 +191,12 @@ class _Work:
                 told(_said(quality))
             return _Chosen(model, quality, job.precision)
         with self._step("calibrate") as told:
-            few = Part(pair.calibration, spread(len(pair.calibration), MOST_CALIBRATION))
+            few = Part(pair.calibration, spread(len(pair.calibration), MOST_CALIBRATION), candidate)
             quantizer = routes.make_quantizer(network, candidate, few, job.calibration, job.target, self._progress)
             told(f"{len(quantizer.layers)} choices in {network.format}, ranges from {len(few)} samples.")
         with self._step("choose") as told:
             mixed = job.precision != "int8" and job.target != "edgetpu"
-            sample: Samples = Part(pair.calibration, spread(len(pair.calibration), _SENSITIVITY_SAMPLES))
+            sample: Samples = Part(pair.calibration, spread(len(pair.calibration), _SENSITIVITY_SAMPLES), candidate)
             found = find_layers(
                 quantizer,
                 judge,
@@ -250,6 +246,8 @@ class _Work:
         """Measure, report, and bundle where the gate was met."""
         job = self._job
         passed = job.gate.passes(chosen.quality)
+        self._analyse(network, candidate, pair)
+        models = self._models(network, chosen, passed)
         measured = self._measure(network, chosen)
         outcome = Outcome(
             source=job.source,
@@ -265,35 +263,69 @@ class _Work:
             measured=measured,
             layers=chosen.layers,
             steps=tuple(self._steps),
-            repeat=self._repeat(pair),
+            repeat=repeat(job, self._source, self._network, self._tools, pair),
             bundle=job.output if passed else None,
         )
         warnings = look(original, pair.calibration).warnings
         calibrated = min(len(pair.calibration), MOST_CALIBRATION)
         outcome = msgspec.structs.replace(outcome, advice=advise(outcome, chosen.found, calibrated, warnings))
         if passed:
-            write_bundle(self._place.bundle, self._recipe(candidate, network, chosen, measured, pair))
+            write_bundle(self._place.bundle, self._recipe(candidate, chosen, models, measured, pair))
         self._report(outcome, original, pair, sheet)
         if passed:
             seal(self._place.bundle)
         self._place.deliver(None if passed else report_folder(job.output))
         return outcome
 
-    def _recipe(
-        self, candidate: Subject, network: Network, chosen: _Chosen, measured: tuple[Measured, ...], pair: Pair
-    ) -> Recipe:
+    def _analyse(self, network: Network, candidate: Subject, pair: Pair) -> None:
+        """What zeroed or clustered weights would save, where that is asked for."""
+        if self._job.compression:
+            from edgerun.convert.compress import analyse, steps
+
+            few = Part(pair.calibration, spread(len(pair.calibration), _SENSITIVITY_SAMPLES), candidate)
+            self._steps += steps(analyse(network, few, self._progress))
+
+    def _models(self, network: Network, chosen: _Chosen, passed: bool) -> tuple[ModelFile, ...]:
+        """The files of the bundle: the model, and what the target makes of it."""
         job = self._job
         for_what = ("cpu", "gpu") if job.target == "gpu" or network.format == "tflite" else ("cpu",)
         models = [ModelFile(f"model.{network.format}", chosen.model, for_what)]
-        if job.target == "ort" and network.format == "onnx":
+        if job.target == "ort" and network.format == "onnx" and passed:
             models.append(ModelFile("model.ort", routes.as_ort(chosen.model, "model.onnx"), ()))
+        if job.target == "edgetpu":
+            from edgerun.convert.tflite import edgetpu
+
+            with self._step("edge tpu") as told:
+                text = edgetpu.in_words(edgetpu.coverage(chosen.model, "model.tflite"))
+                put(self._place.work / "model.tflite", chosen.model)
+                compiled = (
+                    edgetpu.compile_model(self._place.work / "model.tflite", self._place.work) if passed else None
+                )
+                if compiled is not None:
+                    models.append(ModelFile("model_edgetpu.tflite", compiled.model, ("edgetpu",)))
+                    self._tools[edgetpu.COMPILER] = compiled.version
+                    text += f". Compiled: {compiled.on_tpu} operators on the Edge TPU, {compiled.on_cpu} on the CPU"
+                elif passed:
+                    text += f". Not compiled: {edgetpu.COMPILER} is not on PATH"
+                told(text + ".")
+        return tuple(models)
+
+    def _recipe(
+        self,
+        candidate: Subject,
+        chosen: _Chosen,
+        models: tuple[ModelFile, ...],
+        measured: tuple[Measured, ...],
+        pair: Pair,
+    ) -> Recipe:
+        job = self._job
         text, licence = self._source.licence(job.licence)
         origin = Origin(self._source.origin, self._source.sha256, job.command or "edgerun convert", licence, text)
         return Recipe(
             name=job.name or self._source.name,
             version=job.version,
             subject=candidate,
-            models=tuple(models),
+            models=models,
             quality=chosen.quality,
             gate=job.gate.text(chosen.quality),
             precision=chosen.precision,
@@ -330,25 +362,6 @@ class _Work:
             outcome.name, "0", original, (file,), outcome.quality, outcome.gate, "float", (), origin, pair.evaluation
         )
 
-    def _repeat(self, pair: Pair) -> dict[str, Any]:
-        """Versions, hashes, seeds and the command."""
-        job = self._job
-        return {
-            "command": job.command,
-            "seed": job.seed,
-            "edgerun": __version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "tools": {**{name: found for name in _TOOLS if (found := _version(name))}, **self._tools},
-            "source": {"name": self._source.origin, "sha256": self._source.sha256},
-            "network_sha256": hashlib.sha256(self._network.path.read_bytes()).hexdigest(),
-            "calibration": {"set": pair.calibration.source, "samples": len(pair.calibration),
-                            "sha256": pair.calibration.sha256},
-            "evaluation": {"set": pair.evaluation.source, "samples": len(pair.evaluation),
-                           "sha256": pair.evaluation.sha256},
-            "created": created(),
-        }  # fmt: skip
-
     @contextmanager
     def _step(self, name: str) -> Iterator[Any]:
         """Notes the step with what `told(text)` was given, and how long it took."""
@@ -365,10 +378,3 @@ class _Work:
 def _said(quality: Quality) -> str:
     extra = f", {quality.more['extra']:.1%} extra" if "extra" in quality.more else ""
     return f"{quality.metric} {quality.value:.4f} of {quality.original:.4f} ({quality.kept:.2%} kept{extra})."
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

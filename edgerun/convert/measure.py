@@ -37,11 +37,13 @@ class Measurement(msgspec.Struct, frozen=True):
     """`measured` in the order given; `ratios` of each but the first to the first, by name, then figure.
 
     The figures are those of `bench.compare.METRICS` (`p50_ms`, `p99_ms`, `cpu_ms`, `energy_j` …): the ratio of the
-    medians, with the smallest and largest of the pairs of rounds.
+    medians, with the smallest and largest of the pairs of rounds. `notes`, a sentence each: where energy comes from,
+    and what slowed the machine down meanwhile.
     """
 
     measured: tuple[Measured, ...]
     ratios: Mapping[str, Mapping[str, Spread]]
+    notes: tuple[str, ...] = ()
 
 
 def measure(
@@ -79,13 +81,13 @@ def _measure_here(entries: Sequence[Entry], threads: int, plan: Plan, progress: 
                 progress(f"measuring {one.name}", number, plan.rounds)
                 rounds[one.name].append(processes[one.name].run_round(plan))
         device = this_device()
-        measured = []
-        for one in entries:
-            process = processes[one.name]
-            measured.append(as_measured(one, device, process.report(rounds[one.name]), process.peak_rss_mib()))
+        reports = {one.name: processes[one.name].report(rounds[one.name]) for one in entries}
+        peaks = {one.name: processes[one.name].peak_rss_mib() for one in entries}
     progress("measuring", plan.rounds, plan.rounds)
+    measured = [as_measured(one, device, reports[one.name], peaks[one.name]) for one in entries]
     first = rounds[entries[0].name]
-    return Measurement(tuple(measured), {one.name: ratios_of(first, rounds[one.name]) for one in entries[1:]})
+    ratios = {one.name: ratios_of(first, rounds[one.name]) for one in entries[1:]}
+    return Measurement(tuple(measured), ratios, notes_on(reports, device))
 
 
 class _Process(SubjectProcess):
@@ -113,6 +115,19 @@ def as_measured(entry: Entry, device: str, report: Report, peak_rss_mib: float |
         peak_rss_mib=peak_rss_mib,
         energy_j=report.energy_j_per_inference,
     )
+
+
+def notes_on(reports: Mapping[str, Report], device: str) -> tuple[str, ...]:
+    """What a reader of the figures must know besides, of `reports` by name."""
+    notes = []
+    told = next((one for one in reports.values() if one.energy_source is not None), None)
+    if told is not None and told.energy_j_per_inference is not None:
+        rest = f", beyond the {told.idle_w:.2f} W that it draws at rest" if told.idle_w is not None else ""
+        notes.append(f"Energy is that of the whole machine as {told.energy_source} tells it{rest}.")
+    for name, one in reports.items():
+        if one.unfit:
+            notes.append(f"{name} on {device} was slowed down while it was measured: {', '.join(one.unfit)}.")
+    return tuple(notes)
 
 
 def this_device(root: Path = Path("/")) -> str:

@@ -21,7 +21,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `calibrate` and `evaluate` are sets as `sets` names them; either alone is split. `precision` None: int8, and mixed
     where int8 misses the gate. `prune`: share of the MACs to go (0..1). `time_budget_min`: for choosing layers.
     `calibration`: how activation ranges are chosen, None for the converter's own default. `licence`: text such as
-    Apache-2.0, or a file. `on`: measure on this host (ssh) too. `command`: as typed, for the report.
+    Apache-2.0, or a file. `on`: measure on this host (ssh) too. `compression`: tell
+    what zeroed or clustered weights would save. `command`: as typed, for the report.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     licence: str | None = None
     on: str | None = None
     measure: bool = True
+    compression: bool = False
     force: bool = False
     command: str = ""
 

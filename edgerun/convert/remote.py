@@ -19,7 +19,7 @@ import msgspec
 from edgerun.bench.compare import Comparison
 from edgerun.bench.engine import Plan, Report, Round, summarise_rounds
 from edgerun.bench.samples import Spread
-from edgerun.convert.measure import Entry, Measurement, as_measured
+from edgerun.convert.measure import Entry, Measurement, as_measured, notes_on
 from edgerun.convert.parts import Progress
 from edgerun.errors import ConfigError, DeviceError, EngineError, MissingError
 
@@ -84,7 +84,7 @@ def _measure_in(
         reports[first.name] = msgspec.structs.replace(reports[first.name], **figures)
     progress(f"measuring on {host}", len(others), len(others))
     measured = [as_measured(one, host, reports[one.name], _peak(reports[one.name])) for one in entries]
-    return Measurement(tuple(measured), ratios)
+    return Measurement(tuple(measured), ratios, notes_on(reports, host))
 
 
 class _Reported(Report, frozen=True, omit_defaults=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from edgerun.convert.parts import Network, Progress, Quantizer, Samples, Target
 from edgerun.convert.subject import Subject
 from edgerun.errors import ConfigError
 from edgerun.models.manifest import Format
+from edgerun.types import Tensor
 
 Method = Literal["minmax", "average", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse")
@@ -41,7 +42,9 @@ def read(source: str, workdir: Path, shapes: Mapping[str, tuple[int, ...]], seed
 
         return tflite_importing.read(path, workdir, tflite_importing.ReadOptions(shapes=shapes))
     if suffix in _KERAS or (path / "saved_model.pb").is_file():
-        return _keras(path, workdir)
+        from edgerun.convert import keras
+
+        return keras.read(path, workdir)
     raise ConfigError(
         "not a model that can be converted",
         where=source,
@@ -50,16 +53,11 @@ def read(source: str, workdir: Path, shapes: Mapping[str, tuple[int, ...]], seed
     )
 
 
-def _keras(path: Path, workdir: Path) -> Network:
-    import importlib
+def bridge(network: Network, wanted: Format, workdir: Path, shown: Sequence[Mapping[str, Tensor]] = ()) -> Network:
+    """`network` in the wanted format, compared with the original on `shown` inputs too.
 
-    module = importlib.import_module("edgerun.convert.keras")
-    network: Network = module.read(path, workdir)
-    return network
-
-
-def bridge(network: Network, wanted: Format, workdir: Path) -> Network:
-    """`network` in the wanted format. Raises `ConfigError` for TFLite → ONNX, which no tool does well."""
+    Raises `ConfigError` for TFLite → ONNX, which no tool does well, and what the bridge raises.
+    """
     if network.format == wanted:
         return network
     if wanted == "onnx":
@@ -69,11 +67,11 @@ def bridge(network: Network, wanted: Format, workdir: Path) -> Network:
             expected="--format tflite",
             remedy="export the ONNX file from where the model was trained",
         )
-    import importlib
+    from edgerun.convert.bridge import to_tflite
 
-    module = importlib.import_module("edgerun.convert.bridge")
-    made: Network = module.to_tflite(network, workdir)
-    return made
+    folder = workdir / "bridged"
+    folder.mkdir(exist_ok=True)
+    return to_tflite(network, folder, shown)
 
 
 def make_quantizer(

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgerun.convert.parts import Progress
 from edgerun.convert.sets import Item
-from edgerun.convert.subject import SeenSample, Subject, make_preprocess
+from edgerun.convert.subject import SeenSample, Subject, in_layout, make_preprocess
 from edgerun.errors import ConfigError, FrameError, did_you_mean
 from edgerun.models import PictureInput
 from edgerun.preprocess import PicturePreprocess
@@ -173,16 +173,32 @@ class SampleSet:
 
 
 class Part:
-    """Some of the samples of another set, by their places: `parts.Samples`."""
+    """Some of the samples of another set, by their places, as the inputs of `subject`: `parts.Samples`.
 
-    def __init__(self, samples: SampleSet, places: Sequence[int]) -> None:
-        self.source, self._samples, self._places = samples.source, samples, tuple(places)
+    The set was read for the original; another file of the model may have other names, and its channels elsewhere.
+    """
+
+    def __init__(self, samples: SampleSet, places: Sequence[int], subject: Subject) -> None:
+        self.source, self._samples, self._places, self._subject = samples.source, samples, tuple(places), subject
+        self._preprocess: PicturePreprocess | None = None
+        if subject.kind == "picture":
+            plain = msgspec.structs.replace(subject.bundle.picture, fit="stretch")
+            self._preprocess = make_preprocess(subject.inputs[0], plain)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> SeenSample:
-        return self._samples[self._places[index]]
+        sample = self._samples[self._places[index]]
+        specs = self._subject.inputs
+        if self._preprocess is not None and sample.picture is not None:
+            tensor, _ = self._preprocess.prepare(np.ascontiguousarray(sample.picture[..., ::-1]))
+            inputs = {specs[0].name: np.array(tensor)}
+        else:
+            inputs = {
+                spec.name: in_layout(value, spec) for spec, value in zip(specs, sample.inputs.values(), strict=True)
+            }
+        return msgspec.structs.replace(sample, inputs=inputs)
 
 
 def _resizer(picture: PictureInput) -> PicturePreprocess:

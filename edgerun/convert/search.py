@@ -69,8 +69,8 @@ def find_layers(
 
     Layers are ranked by sensitivity (`quantizer.sensitivity` over `samples`, the lowest SQNR first). The number of them
     that must stay is doubled until the gate is met, then bisected; whatever meets it was itself built and judged, so a
-    judge that is not quite monotonic costs layers but never the gate. Then single layers are given back, those with the
-    most MACs first: with a monotonic judge no layer of what is left can be spared. `budget_s` ends the search with what
+    judge that is not quite monotonic costs layers but never the gate. Then layers are given back, those with the most
+    MACs first: with a monotonic judge no layer of what is left can be spared. `budget_s` ends the search with what
     it has, but never before the first passing choice could have been tried: everything in higher precision.
     """
     return _Search(quantizer, judge, gate, progress, budget_s, clock or SystemClock()).run(samples, mixed)
@@ -146,16 +146,21 @@ class _Search:
         return high
 
     def _give_back(self, ranked: list[str]) -> None:
-        """One layer after the other to int8 where the gate stays met, those with the most MACs first."""
+        """Layers to int8 where the gate stays met, those with the most MACs first; many at once, then one by one."""
         kept = frozenset(ranked)
         order = sorted(ranked, key=lambda name: (-self._layers[name].macs, ranked.index(name)))
-        for at, name in enumerate(order):
-            if self._over():
-                self._complete = False
-                return
-            self._progress("giving layers back", at, len(order))
-            if self._try(kept - {name}, f"{len(kept) - 1} layers in higher precision").passed:
-                kept -= {name}
+        for together in (len(order) // 4, len(order) // 16, 1):
+            if together < 2 and together != 1:
+                continue
+            left = [name for name in order if name in kept]
+            for at in range(0, len(left), together):
+                if self._over():
+                    self._complete = False
+                    return
+                self._progress("giving layers back", at, len(left))
+                fewer = kept.difference(left[at : at + together])
+                if self._try(fewer, f"{len(fewer)} layers in higher precision").passed:
+                    kept = fewer
 
     def _try(self, kept: frozenset[str], text: str) -> Trial:
         known = self._trials.get(kept)

@@ -229,7 +229,7 @@ class Runner:
         if self._prepare is not None and sample.picture is not None:
             return [self._prepare.prepare(np.ascontiguousarray(sample.picture[..., ::-1]))[0]]
         values = [sample.inputs[name] for name in self._names]
-        return [quantise(_in_layout(one, spec), spec) for one, spec in zip(values, self.engine.inputs, strict=True)]
+        return [quantise(in_layout(one, spec), spec) for one, spec in zip(values, self.engine.inputs, strict=True)]
 
 
 def make_preprocess(spec: TensorSpec, picture: PictureInput) -> PicturePreprocess:
@@ -252,7 +252,7 @@ def quantise(values: Tensor, spec: TensorSpec) -> Tensor:
     return np.ascontiguousarray(rounded.clip(limits.min, limits.max), spec.dtype)
 
 
-def _in_layout(values: Tensor, spec: TensorSpec) -> Tensor:
+def in_layout(values: Tensor, spec: TensorSpec) -> Tensor:
     """`values` in the input's shape, where this file keeps its channels last and the other one second, or so."""
     fits = all(want in (-1, got) for want, got in zip(spec.shape, values.shape, strict=False))
     if fits or values.ndim != 4:

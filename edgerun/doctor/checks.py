@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from edgerun.doctor import access, board, broker, cameras, clock, engines, heat, identity, software, storage, tpu
+from edgerun.doctor import (
+    access,
+    board,
+    broker,
+    cameras,
+    clock,
+    engines,
+    heat,
+    identity,
+    sensors,
+    software,
+    storage,
+    tpu,
+)
 from edgerun.doctor.examine import Check
 
 CHECKS = (
@@ -12,6 +25,7 @@ CHECKS = (
     Check("engines", engines.look, limit_s=600.0, essential=lambda _: True),
     Check("accelerators", tpu.look),
     Check("cameras", cameras.look, limit_s=15.0),
+    Check("sensors", sensors.look),
     Check("access", access.look),
     Check("heat and power", heat.look),
     Check("clock", clock.look),

@@ -38,6 +38,10 @@ class Capture:
     ) -> None:
         self.stream = stream
         self._stop = threading.Event()
+        self._halt = threading.Event()  # what the source sees: the stream stops, or pauses
+        self._going = threading.Event()
+        self._going.set()
+        self._why_paused = ""
         self._wake = Wake()
         self._open_source = open_source
         self._intake = intake
@@ -60,6 +64,9 @@ class Capture:
         """The thread's body: until the data ends, `stop` is called or the source is lost for good (`SourceError`)."""
         failures = 0
         while not self._stop.is_set():
+            if not self._going.is_set():
+                self._pause()
+                continue
             grabbed_before = self._seq
             try:
                 if why_ended := self._drain_source():
@@ -68,16 +75,37 @@ class Capture:
             except SourceError as error:
                 if error.final:
                     raise
-                if self._stop.is_set():
-                    return
+                if self._halt.is_set():
+                    continue
                 failures = 1 if self._seq > grabbed_before else failures + 1
                 self._tell("stalled", str(error))
-                self._clock.wait(self._stop, back_off_s(failures, random.random()))
+                self._clock.wait(self._halt, back_off_s(failures, random.random()))
 
     def stop(self) -> None:
         """Ask the thread to end; any thread may call it."""
         self._stop.set()
+        self._halt.set()
+        self._going.set()
         self._wake.set()
+
+    def pause(self, reason: str) -> None:
+        """Close the source until `resume`; any thread may call it. A file begins again then."""
+        self._why_paused = reason
+        self._going.clear()
+        self._halt.set()
+        self._wake.set()
+
+    def resume(self) -> None:
+        """Open the source again; any thread may call it."""
+        self._going.set()
+
+    def _pause(self) -> None:
+        self._tell("paused", self._why_paused)
+        self._going.wait()
+        if not self._stop.is_set():
+            self._halt.clear()
+            if not self._going.is_set() or self._stop.is_set():  # asked for again at this very moment
+                self._halt.set()
 
     def close(self) -> None:
         """Give the means to wake this thread back: neither it nor a worker may run any more."""
@@ -89,12 +117,12 @@ class Capture:
             lane.slot.close()
 
     def _drain_source(self) -> str | None:
-        """Read one opened source to its end; returns why the data ended, None when a stop was asked for instead."""
-        source = self._open_source(self._stop, self._wake)
+        """Read one opened source to its end; returns why the data ended, None when a stop or pause was asked for."""
+        source = self._open_source(self._halt, self._wake)
         self._intake.begin(source)
         asked_ns = self._clock.mono_ns()
         try:
-            while not self._stop.is_set():
+            while not self._halt.is_set():
                 if self._frames is not None and self._seq >= self._frames:
                     self._intake.finish()
                     return f"the {self._frames} frames asked for were taken"
@@ -102,7 +130,7 @@ class Capture:
                 grab = self._grab(source)
                 if grab is None:
                     self._intake.finish()
-                    return None if self._stop.is_set() else "the source has no more frames"
+                    return None if self._halt.is_set() else "the source has no more frames"
                 self._tell("running", "" if self._state is None else "frames come again")
                 stamp = self._stamp(grab)
                 if not source.lossless and self._is_left_over(grab, asked_ns, before_ns):
@@ -127,7 +155,7 @@ class Capture:
                 self._wake.clear()
             if grab is not NOT_YET:
                 return grab
-            if self._stop.is_set():
+            if self._halt.is_set():
                 return None
             self._intake.use_held()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -40,13 +41,19 @@ class StopRequested(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """Somebody asked for something that is the main thread's to do."""
+
+    do: Callable[[], None]
+
+
 class ThreadEnded(msgspec.Struct, frozen=True):
     """A thread came to the end of its data."""
 
     thread: str
 
 
-Notice = StreamNotice | EngineNotice | ThreadDied | StopRequested | ThreadEnded
+Notice = StreamNotice | EngineNotice | ThreadDied | StopRequested | ThreadEnded | Asked
 
 # SimpleQueue.put is reentrant, so a signal handler may put too; notices are rare (back-off spaces them).
 NoticeBoard = queue.SimpleQueue[Notice]

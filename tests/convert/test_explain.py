@@ -191,6 +191,23 @@ def test_heat_lies_on_the_only_part_that_can_count(tmp_path: Path, kind: str) ->
     assert abs((y0 + y1) / 2 - 68 / 120) < 0.06
 
 
+def test_a_model_that_does_not_look_has_no_warm_part(tmp_path: Path, cat: Image) -> None:
+    """0 · the mean + 0.7, whatever the picture."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
+        helper.make_node("Mul", ["m", "zero"], ["z"]),
+        helper.make_node("Add", ["z", "answer"], ["y"]),
+    ]
+    edges = [("x", TensorProto.FLOAT, (1, 3, 32, 32))], [("y", TensorProto.FLOAT, (1, 3))]
+    answer = np.array([[0.7, 0.2, 0.1]], np.float32)
+    constants = {"axes": np.array([2, 3]), "zero": np.zeros(1, np.float32), "answer": answer}
+    (tmp_path / "net.onnx").write_bytes(onnx_models.build(nodes, *edges, constants))
+    with Predictor(ModelConfig(tmp_path / "net.onnx", pixels="0..1")) as predictor:
+        found = explain(predictor, cat, inferences=24)
+    assert (found.regions, found.kept, float(found.heat.max())) == ((), 0.7, 0.0)
+    assert draw_heat(cat, found).shape == cat.shape
+
+
 def test_the_map_is_drawn_and_written(detector: Predictor, cat: Image, tmp_path: Path) -> None:
     found = explain(detector, cat, inferences=24)
     drawn = draw_heat(cat, found)

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
-from edgerun.bench.engine import Plan
-from edgerun.convert.measure import Entry, Measurement, measure, size_of, this_device
+from edgerun.bench.engine import Plan, Report
+from edgerun.convert.measure import Entry, Measurement, measure, notes_on, size_of, this_device
 from edgerun.errors import ConfigError, DeviceError, EdgerunError, EngineError, MissingError, ModelError
 from tests.real_models import ROOT, model_file
 
@@ -75,6 +76,19 @@ def test_ctrl_c_between_rounds_leaves_no_process() -> None:
     with pytest.raises(KeyboardInterrupt):
         measure(entries(), plan=PLAN, progress=interrupt)
     assert not [one for one in psutil.Process().children() if "edgerun.bench.child" in one.cmdline()]
+
+
+def test_what_makes_figures_unfit_is_noted() -> None:
+    report = Report(
+        "m", "1", "litert", "cpu", 1, 1, "invoke", "single-stream", "clip", {"p50": 1.0, "p99": 2.0}, 1.0, 1.0, 0.1, [],
+        energy_j_per_inference=0.1, energy_source="rapl", idle_w=4.125, unfit=["throttled"],
+    )  # fmt: skip
+    fine = msgspec.structs.replace(report, energy_source=None, energy_j_per_inference=None, unfit=[])
+    assert notes_on({"original": fine}, "board") == ()
+    assert notes_on({"original": fine, "result": report}, "board") == (
+        "Energy is that of the whole machine as rapl tells it, beyond the 4.12 W that it draws at rest.",
+        "result on board was slowed down while it was measured: throttled.",
+    )
 
 
 def test_the_size_of_a_bundle_is_that_of_its_files() -> None:

@@ -238,6 +238,48 @@ class _Few:
         return Sample(f"few #{index}", self._inputs[index])
 
 
+def test_an_input_holds_the_range_it_is_given(network: Network, calibration: fashion.Fashion) -> None:
+    options = OnnxOptions(input_ranges={"picture": (-1.0, 1.55)})
+    made = onnx.load_model_from_string(OnnxQuantizer(network, calibration, options, quiet).build(frozenset()))
+    held = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    assert float(held["picture_scale"]) == pytest.approx(0.01)
+    assert int(held["picture_zero_point"]) == 100
+
+
+def test_scores_joined_with_boxes_are_not_lost(tmp_path: Path) -> None:
+    """As YOLO's exports end: boxes of 0..640 and scores of 0..1 in one tensor, which 8 bits cannot hold."""
+    helper, chance = onnx.helper, np.random.default_rng(3)
+    kind = onnx.TensorProto.FLOAT
+    weights = {"box": chance.uniform(0, 300, (4, 2, 1, 1)), "class": chance.normal(size=(6, 2, 1, 1))}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "box"], ["boxes"], "boxes"),
+            helper.make_node("Conv", ["x", "class"], ["logits"], "logits"),
+            helper.make_node("Sigmoid", ["logits"], ["scores"], "scores"),
+            helper.make_node("Concat", ["boxes", "scores"], ["all"], "join", axis=1),
+            helper.make_node("Reshape", ["all", "shape"], ["y"], "reshape"),
+        ],
+        "head",
+        [helper.make_tensor_value_info("x", kind, [1, 2, 4, 4])],
+        [helper.make_tensor_value_info("y", kind, [1, 10, 16])],
+        [
+            *(numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()),
+            numpy_helper.from_array(np.array([1, 10, 16], np.int64), "shape"),
+        ],
+    )
+    path = tmp_path / "head.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    samples = _Few(*({"x": chance.uniform(0, 1, (1, 2, 4, 4)).astype(np.float32)} for _ in range(8)))
+    quantizer = OnnxQuantizer(read(path, tmp_path), samples, OnnxOptions(), quiet)
+    assert [layer.name for layer in quantizer.layers] == ["boxes", "logits"]
+    wanted, got = (
+        open_session(model, "test").run(None, dict(samples[0].inputs))[0]
+        for model in (path.read_bytes(), quantizer.build(frozenset()))
+    )
+    np.testing.assert_allclose(got[:, 4:], wanted[:, 4:], atol=0.02)
+
+
 def test_no_samples_are_refused(network: Network) -> None:
     with pytest.raises(ConfigError, match="nothing to calibrate with"):
         OnnxQuantizer(network, _Few(), OnnxOptions(), quiet)

@@ -44,6 +44,7 @@ from tests.real_models import ROOT, model_file
 
 GOLDEN = Path(__file__).parent / "golden" / "report.json"
 RATIOS = {"result": {"p50_ms": Spread(0.61, 0.55, 0.7)}}
+PAGE_CSS = (ROOT / "edgerun" / "convert" / "report" / "page.css").read_text(encoding="utf-8")
 VOID = {"img", "meta", "br", "hr", "link"}
 
 
@@ -151,7 +152,7 @@ def read(folder: Path) -> Strict:
 
 
 def test_the_page_says_everything_that_was_found(tmp_path: Path) -> None:
-    write(outcome(), tmp_path, ratios=RATIOS)
+    write(outcome(), tmp_path, ratios=RATIOS, notes=["The board was hot."])
     page = read(tmp_path)
     flat = " ".join(page.text.split())
     for told in (
@@ -160,7 +161,7 @@ def test_the_page_says_everything_that_was_found(tmp_path: Path) -> None:
         "keeps 99.1 % of the original's recall on 220 samples, is 41.6 % smaller (5.83 MB after 9.99 MB)",
         "and 1.64 times as fast on Raspberry Pi 5.",
         "Gate: at least 99 % of the original's recall & at most 2 % extra boxes",
-        "25.00 ms", "15.25 ms", "18.50 ms", "158 MiB", "0.11 J", "0.780", "0.61 (0.55–0.70)",
+        "The board was hot.", "25.00 ms", "15.25 ms", "18.50 ms", "158 MiB", "0.11 J", "0.780", "0.61 (0.55–0.70)",
         "precision 0.9800 0.9700", "boxes 1,212 –",
         "dog 108 54 50.0 % 2", "chair 0 0 – 3",
         "clip.mp4, frame 10 (score 0.510)", "person 0.60, person 0.55",
@@ -176,6 +177,30 @@ def test_the_page_says_everything_that_was_found(tmp_path: Path) -> None:
     assert page.text.index("Gate:") < page.text.index("What to try next")
     assert page.counts["svg"] == 1
     assert "img" not in page.counts
+
+
+def luminance(color: str) -> float:
+    """WCAG 2.1, relative luminance."""
+    channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_texts_and_bars_stand_out_light_and_dark() -> None:
+    light, _, dark = PAGE_CSS.partition("prefers-color-scheme: dark")
+    for part in (light, dark):
+        colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", part))
+        pairs = [("ink", "paper", 7), ("ink", "card", 7), ("quiet", "paper", 4.5), ("quiet", "card", 4.5)]
+        pairs += [
+            ("ink", "good-paper", 7),
+            ("ink", "bad-paper", 7),
+            ("good", "good-paper", 4.5),
+            ("bad", "bad-paper", 4.5),
+        ]
+        pairs += [(bar, paper, 3) for bar in ("original", "result", "other") for paper in ("paper", "card")]
+        for above, below, least in pairs:
+            bright, dim = sorted((luminance(colors[above]), luminance(colors[below])), reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= least, (above, below)
 
 
 def test_a_refusal_says_so_first_and_what_to_try(tmp_path: Path) -> None:
@@ -219,7 +244,7 @@ def test_the_json_is_the_outcome_in_a_stable_order(golden: Callable[[Path, str],
 
 def test_the_json_fits_its_schema() -> None:
     for one in (outcome(), outcome(passed=False, bundle=None, quality_naive=None)):
-        jsonschema.validate(msgspec.json.decode(encode(one, RATIOS)), schema())
+        jsonschema.validate(msgspec.json.decode(encode(one, RATIOS, ["hot"])), schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"v": 1}, schema())
 

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("litert_quantizer", reason="the convert extra is not installed: pip install 'edgerun[convert]'")
 
-from edgerun.convert.parts import Quantizer
+from edgerun.convert.parts import Layer, Quantizer
 from edgerun.convert.tflite.casting import fp16, plain
 from edgerun.convert.tflite.graph import Graph
-from edgerun.convert.tflite.plan import WEIGHTS
+from edgerun.convert.tflite.plan import WEIGHTS, ranked
 from edgerun.convert.tflite.quantizer import QuantizerOptions, TfliteQuantizer, sqnr_db
 from edgerun.errors import ModelError
 from tests.convert.tflite_nets import INPUT, Writer, pictures, run, saved, small_net
@@ -65,6 +65,7 @@ def test_a_layer_steps_up_from_int8_to_dynamic_to_float16(tmp_path: Path) -> Non
     dynamic = quantizer.build(frozenset({"left"}))
     assert _kinds(dynamic)["left"] == "int8→float32"
     assert _kinds(dynamic)["right"] == "int8→int8"
+    assert quantizer.build(frozenset({"left" + WEIGHTS})) == quantizer.build(frozenset())  # no step up by itself
     kept = frozenset({"left", "left" + WEIGHTS, "depth"})
     content = quantizer.build(kept)
     assert _kinds(content)["depth"] == "float32→float32"
@@ -107,7 +108,27 @@ def test_sensitivity_ranks_a_ruined_layer_first(tmp_path: Path) -> None:
     assert set(found) == {layer.name for layer in quantizer.layers}
     assert told[-1] == (len(found), len(found))
     assert all(np.isfinite(value) for value in found.values())
+    assert min(found, key=lambda name: found[name]) == "depth"
     assert found["left" + WEIGHTS] > found["left"]  # float activations cost less than int8 ones
+
+
+def test_the_order_weighs_noise_against_cost() -> None:
+    layers = [
+        Layer("large", "CONV_2D", 1000, 0),
+        Layer("large" + WEIGHTS, "CONV_2D", 0, 9000),
+        Layer("small", "CONV_2D", 1000, 0),
+        Layer("small" + WEIGHTS, "CONV_2D", 0, 10),
+        Layer("depth", "DEPTHWISE_CONV_2D", 10, 90),
+    ]
+    noise = dict.fromkeys((layer.name for layer in layers), 40.0)
+    order = ranked(layers, noise)
+    assert sorted(order) == sorted(noise)
+    assert order[0] == "depth"  # as noisy as the others, and next to free
+    assert order.index("small" + WEIGHTS) < order.index("large" + WEIGHTS)
+    # where float activations alone take nothing out, both steps are taken together
+    assert order.index("small") + 1 == order.index("small" + WEIGHTS)
+    noise["large" + WEIGHTS] = 70.0
+    assert ranked(layers, noise)[-1] == "large" + WEIGHTS
 
 
 @pytest.mark.parametrize("method", ["minmax", "average", "percentile", "entropy", "mse"])

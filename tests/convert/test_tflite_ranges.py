@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgerun.convert.tflite.graph import Graph
 from edgerun.convert.tflite.ranges import BINS, Histogram, by_entropy, by_error, by_percentile, observe
-from edgerun.convert.tflite.repair import back_from_rows, correct_biases, keep_dead_biases, rounded, rows_of
-from tests.convert.tflite_nets import INPUT, pictures, saved, small_net
+from edgerun.convert.tflite.repair import back_from_rows, correct_biases, equalise, keep_dead_biases, rounded, rows_of
+from tests.convert.tflite_nets import INPUT, Writer, pictures, run, saved, small_net
 
 
 def _histogram(values: np.ndarray) -> Histogram:
@@ -51,6 +51,7 @@ def test_entropy_ignores_a_rectifiers_zeros_and_cuts_a_thin_tail() -> None:
     assert 2 < high < 30
 
 
+@settings(deadline=None, max_examples=30)  # each tries a few hundred ranges
 @given(hnp.arrays(np.float64, st.integers(50, 400), elements=st.floats(-100, 100)).filter(lambda v: np.ptp(v) > 1e-3))
 def test_ranges_hold_zero_and_lie_within_what_was_seen(values: np.ndarray) -> None:
     histogram = _histogram(values)
@@ -125,3 +126,43 @@ def test_bias_correction_takes_the_mean_error_out(tmp_path: Path) -> None:
     naive = np.abs(observe(graph, samples, False, lambda done, of: None)["left"].mean - wanted).max()
     better = np.abs(observe(changed, samples, False, lambda done, of: None)["left"].mean - wanted).max()
     assert better < naive / 20
+
+
+def _pair() -> Writer:
+    """Two 1×1 convolutions with nothing in between, the channels of very different size."""
+    random = np.random.default_rng(5)
+    w = Writer()
+    options = {"strideH": 1, "strideW": 1, "dilationWFactor": 1, "dilationHFactor": 1}
+    picture, middle, out = (
+        w.tensor(INPUT, (1, 16, 16, 3)),
+        w.tensor("mid", (1, 16, 16, 8)),
+        w.tensor("out", (1, 16, 16, 4)),
+    )
+    first = random.standard_normal((8, 1, 1, 3)) * np.logspace(-2, 2, 8).reshape(8, 1, 1, 1)
+    second = random.standard_normal((4, 1, 1, 8)) / np.logspace(-2, 2, 8)
+    for source, weights, target in ((picture, first, middle), (middle, second, out)):
+        constants = [
+            w.constant(f"w{target}", weights.astype(np.float32)),
+            w.constant(f"b{target}", random.standard_normal(len(weights)).astype(np.float32)),
+        ]
+        w.op("CONV_2D", [source, *constants], [target], "Conv2DOptions", **options)
+    w.graph.inputs, w.graph.outputs = [picture], [out]
+    return w
+
+
+def test_equalisation_keeps_the_answer_and_evens_the_channels_out(tmp_path: Path) -> None:
+    network, samples = saved(_pair(), tmp_path), pictures(4)
+    graph = Graph(network.path.read_bytes(), "test")
+    before = observe(graph, samples, False, lambda done, of: None)
+    assert equalise(graph, before) == 1
+    np.testing.assert_allclose(
+        run(graph.to_bytes(), samples), run(network.path.read_bytes(), samples), rtol=1e-3, atol=1e-3
+    )
+    after = observe(graph, samples, False, lambda done, of: None)
+
+    def spread(high: np.ndarray) -> float:
+        return float(np.abs(high).max() / np.abs(high).min())
+
+    assert spread(after["mid"].channel_high) < spread(before["mid"].channel_high) / 20
+    saturating = Graph(saved(small_net(), tmp_path).path.read_bytes(), "test")
+    assert equalise(saturating, observe(saturating, samples, False, lambda done, of: None)) == 0

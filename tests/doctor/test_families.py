@@ -9,7 +9,7 @@ import pytest
 from edgerun.broker.options import BrokerOptions
 from edgerun.config import ModelConfig
 from edgerun.device.machine import Machine
-from edgerun.doctor import Line, Needs, engines, examine, identity, software, storage
+from edgerun.doctor import Line, Needs, engines, examine, identity, sensors, software, storage
 from edgerun.doctor.checks import CHECKS
 from edgerun.doctor.child import Trial
 from edgerun.doctor.examine import Check, Patient
@@ -124,3 +124,31 @@ def test_an_accelerator_that_does_not_open(trial: Trial, status: str, value: str
     assert line.status == status
     assert value in line.value
     assert remedy in str(line.remedy)
+
+
+def test_sensors_with_their_channels(tmp_path: Path) -> None:
+    files = {
+        "sys/bus/iio/devices/iio:device0/name": "lsm6dsox_accel",
+        "sys/bus/iio/devices/iio:device0/in_accel_x_raw": "12",
+        "sys/bus/iio/devices/iio:device0/in_accel_y_raw": "-3",
+        "sys/bus/iio/devices/iio:device0/in_accel_scale": "0.000598",
+        "sys/bus/iio/devices/iio:device1/name": "bme280",
+        "sys/bus/iio/devices/iio:device1/in_temp_input": "21480",
+        "sys/bus/iio/devices/iio:device2/name": "hx711",
+        "sys/bus/iio/devices/trigger0/name": "tick",
+        "proc/asound/pcm": "00-00: bcm2835 : bcm2835 Headphones : playback 8\n"
+        "01-00: USB Audio : USB Audio : playback 1 : capture 1\n",
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    found = list(sensors.look(Patient(Machine(tmp_path), Needs(MODELS))))
+    assert [(line.status, line.value) for line in found] == [
+        ("green", "lsm6dsox_accel (iio:device0): accel_x, accel_y"),
+        ("green", "bme280 (iio:device1): temp"),
+        ("yellow", "hx711 (iio:device2) offers no channel to poll"),
+        ("green", "USB Audio (hw:1,0)"),
+    ]
+    (none,) = sensors.look(Patient(Machine(tmp_path / "proc"), Needs(MODELS)))
+    assert (none.status, none.value) == ("absent", "no IIO device and no microphone")

@@ -13,6 +13,7 @@ import pytest
 
 from edgerun.errors import EngineError, FrameError
 from edgerun.infer import Accelerator, open_engine
+from edgerun.infer.delegates import External
 from edgerun.infer.fallback import Fallback
 from edgerun.infer.host import HostedEngine
 from edgerun.infer.state import StatefulEngine, with_state
@@ -120,6 +121,24 @@ def test_slower_than_the_cpu_is_told_but_used(opened: Opened, sick: Sick, caplog
     engine = opened(sick.declare("slow", delay_ms=30), "cpu")
     assert engine.info.accelerator == "external"
     assert "net on external: slower than the CPU: " in caplog.text
+
+
+def test_one_that_can_be_more_exact_gets_a_second_chance(
+    opened: Opened,
+    sick: Sick,
+    picture: list[Tensor],
+    expected: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = sick.declare("wrong")
+    exact = {"settings": table["settings"] | {"mode": "ok"}}
+    monkeypatch.setattr(External, "careful", lambda self: exact)
+    engine = opened(table, "cpu")
+    assert (engine.info.accelerator, engine.info.fallbacks) == ("external", ())
+    assert "outputs are not those of the CPU" in caplog.text
+    assert "tried again with {'settings':" in caplog.text
+    assert (engine.infer(picture)[0] == expected).all()
 
 
 def test_one_that_auto_found_is_used_only_where_it_is_faster(opened: Opened, sick: Sick) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import ClassVar
 
 import msgspec
@@ -58,6 +59,25 @@ class UnrulyEngine:
             os._exit(3)
         size = 3_000_000 if first == 105 else 1
         return [np.repeat(inputs[0] + 1, size), np.array(len(self.model), np.int64)]  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        pass
+
+
+class StampedEngine:
+    """Reads a picture and answers when it was asked and when it was done, monotonic ns: the hop is around that."""
+
+    options: ClassVar[type[msgspec.Struct]] = Options
+
+    def __init__(self, options: Options, context: EngineContext) -> None:
+        self.info = EngineInfo("stamped 1", context.accelerator, context.threads)
+        self.inputs = (TensorSpec("x", (1, 300, 300, 3), "uint8"),)
+        self.outputs = (TensorSpec("asked_done_ns", (2,), "int64"),)
+
+    def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        asked_ns = perf_counter_ns()
+        inputs[0].max()
+        return [np.array([asked_ns, perf_counter_ns()], np.int64)]
 
     def close(self) -> None:
         pass

@@ -17,11 +17,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from edgerun.convert.bridge import ops_conv, ops_math, ops_pool, ops_resize, ops_shape, proving
+from edgerun.convert.bridge import ops_activation, ops_conv, ops_math, ops_pool, ops_resize, ops_shape, proving
 from edgerun.convert.bridge.emitter import Emitter, Handler
 from edgerun.convert.bridge.graph import Array, Graph
 from edgerun.convert.bridge.layout import Order, channels_last, identity
-from edgerun.convert.bridge.reading import LARGEST, read
+from edgerun.convert.bridge.reading import LARGEST, read, too_large
 from edgerun.convert.bridge.refusals import WAYS_OUT
 from edgerun.convert.bridge.rewriting import rewrite
 from edgerun.convert.parts import Network
@@ -31,6 +31,7 @@ HANDLERS: dict[str, Handler] = {
     **ops_conv.HANDLERS,
     **ops_pool.HANDLERS,
     **ops_math.HANDLERS,
+    **ops_activation.HANDLERS,
     **ops_shape.HANDLERS,
     **ops_resize.HANDLERS,
 }
@@ -88,7 +89,7 @@ def to_tflite(network: Network, workdir: Path, inputs: Iterable[Mapping[str, Arr
             f"{count} layer{'s' if count > 1 else ''} cannot be written as TFLite: {'. '.join(emitter.refused)}",
             where=network.path,
         )
-    made, counts = _finish(emitter)
+    made, counts = _finish(emitter, network.path)
     agreement = proving.compare(network.path, made, graph, layouts, inputs)
     path = workdir / f"{network.path.stem}.tflite"
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -120,7 +121,7 @@ def _input_order(graph: Graph, name: str) -> Order:
     return identity(rank)
 
 
-def _finish(emitter: Emitter) -> tuple[bytes, tuple[int, int]]:
+def _finish(emitter: Emitter, path: Path) -> tuple[bytes, tuple[int, int]]:
     """The file, and how many operators and transpositions it has."""
     graph, writer = emitter.graph, emitter.writer
     inputs = {name: emitter.where(name).tensor for name in graph.inputs}
@@ -141,7 +142,7 @@ def _finish(emitter: Emitter) -> tuple[bytes, tuple[int, int]]:
     for name, tensor in (*inputs.items(), *outputs.items()):
         writer.rename(tensor, name)
     if sum(array.nbytes for array in writer.constants.values()) > LARGEST:
-        raise ModelError("the weights do not fit a TFLite file", expected="less than 2 GiB", remedy="use --format onnx")
+        raise too_large(path)
     return writer.finish(inputs, outputs, "edgerun convert"), writer.counts(set(outputs.values()))
 
 

@@ -71,6 +71,8 @@ class Emitter:
             if str(error.args[0]) not in node.inputs:
                 raise
             self.refused.append(f'{node.op} "{node.name}" takes "{error.args[0]}" from another layer, not a constant')
+        except (IndexError, TypeError, ValueError) as error:  # attributes of a number or kind that ONNX does not allow
+            self.refused.append(f'{node.op} "{node.name}" is not as ONNX defines it ({error})')
         for name in node.outputs:  # a stand-in lets the layers after a refused one be looked at too
             if name and name not in self._placed and self.refused:
                 shape = self.graph.shapes[name]

@@ -1,4 +1,4 @@
-"""Operators on single elements, activations, and those that work along one axis (Softmax, ArgMax)."""
+"""Operators on single elements and pairs of them, and those that work along one axis (Softmax, ArgMax)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from edgerun.convert.bridge.emitter import Emitter, Handler, Placed, Refusal, bounds
+from edgerun.convert.bridge.emitter import Emitter, Handler, Placed, Refusal
 from edgerun.convert.bridge.graph import Array, Node, Shape
 from edgerun.convert.bridge.layout import Order, between, identity, last, moves_nothing, stored
 
@@ -20,14 +20,15 @@ def binary(op: str, table: str = "", fusing: bool = True, answer: type | None = 
         options = {"fusedActivationFunction": function} if fusing else None
         shape = stored(emitter.shape(node.outputs[0]), order)
         y = emitter.writer.emit(
-            op, [left, right], shape, node.name, options=options, table=table, version=_version(op), dtype=answer
+            op, [left, right], shape, node.name, options=options, table=table, version=version(op), dtype=answer
         )
         emitter.put(out, y, order)
 
     return handler
 
 
-def _version(op: str) -> int:
+def version(op: str) -> int:
+    """The version of an operator that its use with float32 needs."""
     return 2 if op in ("DIV", "MAXIMUM", "MINIMUM", "EQUAL", "GREATER", "LESS") else 1
 
 
@@ -86,7 +87,7 @@ def unary(op: str, table: str = "") -> Handler:
     return handler
 
 
-def _step(
+def step(
     emitter: Emitter, node: Node, op: str, tensor: int, name: str, number: float | None = None, table: str = ""
 ) -> int:
     """One operator of several that a node becomes; `number` is its second operand."""
@@ -94,108 +95,7 @@ def _step(
     if number is not None:
         inputs.append(emitter.writer.constant(f"const/{number:g}", np.array(number, np.float32)))
     shape = emitter.writer.shapes[tensor]
-    return emitter.writer.emit(op, inputs, shape, f"{node.name}{name}", table=table, version=_version(op))
-
-
-def clip(emitter: Emitter, node: Node) -> None:
-    """RELU and its kin where there is one with those bounds, else MAXIMUM and MINIMUM."""
-    low, high = bounds(emitter.graph, node)
-    x = emitter.where(node.inputs[0])
-    single = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}
-    tensor = x.tensor
-    if (low, high) in single:
-        tensor = _step(emitter, node, single[low, high], tensor, "")
-    else:
-        if low != -math.inf:
-            tensor = _step(
-                emitter, node, "MAXIMUM", tensor, "/low" if high != math.inf else "", low, "MaximumMinimumOptions"
-            )
-        if high != math.inf:
-            tensor = _step(emitter, node, "MINIMUM", tensor, "", high, "MaximumMinimumOptions")
-    emitter.put(node.outputs[0], tensor, x.order)
-
-
-def leaky_relu(emitter: Emitter, node: Node) -> None:
-    """LEAKY_RELU."""
-    x = emitter.where(node.inputs[0])
-    options = {"alpha": float(node.attribute("alpha", 0.01))}
-    emitter.emit(
-        node,
-        "LEAKY_RELU",
-        [x.tensor],
-        emitter.writer.shapes[x.tensor],
-        x.order,
-        options=options,
-        table="LeakyReluOptions",
-    )
-
-
-def prelu(emitter: Emitter, node: Node) -> None:
-    """PRELU, its slopes laid out as its input lies."""
-    slope = emitter.constant(node.inputs[1])
-    if slope is None:
-        raise Refusal("takes its slopes from another layer", "make them constant")
-    x = emitter.where(node.inputs[0])
-    rank = len(x.order)
-    slope = slope.reshape((1,) * (rank - slope.ndim) + slope.shape).transpose(x.order)
-    alpha = emitter.writer.constant(node.inputs[1], slope[0])
-    emitter.emit(node, "PRELU", [x.tensor, alpha], emitter.writer.shapes[x.tensor], x.order)
-
-
-def hard_sigmoid(emitter: Emitter, node: Node) -> None:
-    """max(0, min(1, alpha·x + beta)); as ReLU6(x + 3) / 6 where it is that, which quantises as one range."""
-    alpha, beta = node.attribute("alpha", 0.2), node.attribute("beta", 0.5)
-    x = emitter.where(node.inputs[0])
-    writer = emitter.writer
-    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
-        three = writer.constant("const/3", np.array(3, np.float32))
-        options = {"fusedActivationFunction": writer.schema.ActivationFunctionType.RELU6}
-        shape = writer.shapes[x.tensor]
-        tensor = writer.emit("ADD", [x.tensor, three], shape, f"{node.name}/Add", options=options, table="AddOptions")
-        tensor = _step(emitter, node, "MUL", tensor, "", 1 / 6, "MulOptions")
-    else:
-        tensor = _step(emitter, node, "MUL", x.tensor, "/Mul", alpha, "MulOptions")
-        tensor = _step(emitter, node, "ADD", tensor, "/Add", beta, "AddOptions")
-        tensor = _step(emitter, node, "RELU_0_TO_1", tensor, "")
-    emitter.put(node.outputs[0], tensor, x.order)
-
-
-def elu(emitter: Emitter, node: Node) -> None:
-    """ELU, which has alpha 1 in TFLite."""
-    if node.attribute("alpha", 1.0) != 1.0:
-        raise Refusal(f"has alpha {node.attribute('alpha'):g}", "TFLite's ELU has alpha 1; train with that")
-    unary("ELU")(emitter, node)
-
-
-def gelu(emitter: Emitter, node: Node) -> None:
-    """GELU, exact or by tanh."""
-    x = emitter.where(node.inputs[0])
-    options = {"approximate": node.attribute("approximate", "none") == "tanh"}
-    emitter.emit(
-        node, "GELU", [x.tensor], emitter.writer.shapes[x.tensor], x.order, options=options, table="GeluOptions"
-    )
-
-
-def softplus(emitter: Emitter, node: Node) -> None:
-    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which does not overflow."""
-    x = emitter.where(node.inputs[0])
-    emitter.put(node.outputs[0], _softplus(emitter, node, x.tensor, ""), x.order)
-
-
-def _softplus(emitter: Emitter, node: Node, x: int, name: str) -> int:
-    tail = _step(emitter, node, "NEG", _step(emitter, node, "ABS", x, "/Abs"), "/Neg")
-    tail = _step(emitter, node, "ADD", _step(emitter, node, "EXP", tail, "/Exp"), "/Add", 1.0, "AddOptions")
-    tail = _step(emitter, node, "LOG", tail, "/Log")
-    head = _step(emitter, node, "RELU", x, "/Relu")
-    shape = emitter.writer.shapes[x]
-    return emitter.writer.emit("ADD", [head, tail], shape, f"{node.name}{name}", table="AddOptions")
-
-
-def mish(emitter: Emitter, node: Node) -> None:
-    """x · tanh(softplus(x))."""
-    x = emitter.where(node.inputs[0])
-    bent = _step(emitter, node, "TANH", _softplus(emitter, node, x.tensor, "/Softplus"), "/Tanh")
-    emitter.emit(node, "MUL", [x.tensor, bent], emitter.writer.shapes[x.tensor], x.order, table="MulOptions")
+    return emitter.writer.emit(op, inputs, shape, f"{node.name}{name}", table=table, version=version(op))
 
 
 def power(emitter: Emitter, node: Node) -> None:
@@ -203,11 +103,11 @@ def power(emitter: Emitter, node: Node) -> None:
     exponent = emitter.graph.scalar(node.inputs[1])
     x = emitter.where(node.inputs[0])
     if exponent == 2.0:
-        emitter.put(node.outputs[0], _step(emitter, node, "SQUARE", x.tensor, ""), x.order)
+        emitter.put(node.outputs[0], step(emitter, node, "SQUARE", x.tensor, ""), x.order)
     elif exponent == 0.5:
-        emitter.put(node.outputs[0], _step(emitter, node, "SQRT", x.tensor, ""), x.order)
+        emitter.put(node.outputs[0], step(emitter, node, "SQRT", x.tensor, ""), x.order)
     elif exponent == 3.0:
-        square = _step(emitter, node, "SQUARE", x.tensor, "/Square")
+        square = step(emitter, node, "SQUARE", x.tensor, "/Square")
         emitter.emit(node, "MUL", [square, x.tensor], emitter.writer.shapes[square], x.order, table="MulOptions")
     else:
         binary("POW", "", fusing=False)(emitter, node)
@@ -233,7 +133,7 @@ def many(op: str, table: str) -> Handler:
         for index, other in enumerate(tensors[1:], start=1):
             name = node.name if index == len(tensors) - 1 else f"{node.name}/{index}"
             shape: Shape = np.broadcast_shapes(emitter.writer.shapes[tensor], emitter.writer.shapes[other])
-            tensor = emitter.writer.emit(op, [tensor, other], shape, name, table=table, version=_version(op))
+            tensor = emitter.writer.emit(op, [tensor, other], shape, name, table=table, version=version(op))
         emitter.put(node.outputs[0], tensor, order)
 
     return handler
@@ -312,18 +212,6 @@ HANDLERS: dict[str, Handler] = {
     "Less": binary("LESS", "LessOptions", False, np.bool_),
     "LessOrEqual": binary("LESS_EQUAL", "LessEqualOptions", False, np.bool_),
     "Where": where,
-    "Relu": unary("RELU"),
-    "Clip": clip,
-    "LeakyRelu": leaky_relu,
-    "PRelu": prelu,
-    "Sigmoid": unary("LOGISTIC"),
-    "Tanh": unary("TANH"),
-    "HardSwish": unary("HARD_SWISH"),
-    "HardSigmoid": hard_sigmoid,
-    "Elu": elu,
-    "Gelu": gelu,
-    "Softplus": softplus,
-    "Mish": mish,
     "Exp": unary("EXP", "ExpOptions"),
     "Log": unary("LOG"),
     "Sqrt": unary("SQRT"),

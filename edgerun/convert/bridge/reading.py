@@ -30,10 +30,6 @@ def read(path: Path) -> Graph:
     """
     model = _load(path)
     _fix_batch(model, path)
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST:
-        raise ModelError(
-            "the weights do not fit a TFLite file", where=path, expected="less than 2 GiB", remedy="use --format onnx"
-        )
     graph = _graph(model)
     for _ in range(ROUNDS):
         _infer(model, graph)
@@ -45,21 +41,35 @@ def read(path: Path) -> Graph:
     return graph
 
 
+def too_large(path: Path) -> ModelError:
+    """What to say of weights that a TFLite file cannot hold."""
+    return ModelError(
+        "the weights do not fit a TFLite file", where=path, expected="less than 2 GiB", remedy="use --format onnx"
+    )
+
+
 def _load(path: Path) -> Any:
     try:
         import onnx
         import onnx.inliner
-
-        damaged = importlib.import_module("google.protobuf.message").DecodeError  # what onnx.load raises
     except ImportError as error:
         raise MissingError(
             f"reading ONNX needs {error.name}", where=path, remedy="pip install 'edgerun[convert]'"
         ) from error
+    damaged = importlib.import_module("google.protobuf.message").DecodeError  # what onnx.load raises
+    wrong = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
     try:
+        model = onnx.load(path)
+        if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST:
+            raise too_large(path)
         # Outputs without a shape, which some exporters leave so, are no fault: inference completes them.
-        model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        model = onnx.shape_inference.infer_shapes(model)
         onnx.checker.check_model(model)
-    except (damaged, onnx.checker.ValidationError, OSError, RuntimeError, ValueError) as error:
+        for tensor in model.graph.initializer:
+            onnx.numpy_helper.to_array(tensor)
+    except ModelError:
+        raise
+    except (damaged, *wrong, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"is not an ONNX model that can be read ({error})", where=path) from error
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
@@ -179,7 +189,7 @@ def _computed(node: Node, graph: Graph, model: Any) -> list[Array] | None:
         try:
             feeds = {name: _as_declared(graph.constants[name]) for name in node.inputs if name}
             return [np.asarray(value) for value in ReferenceEvaluator(_lone(source, feeds, graph)).run(None, feeds)]
-        except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError, KeyError):
+        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
             return None  # then the layer is refused by its name, or shown to be dynamic
 
 

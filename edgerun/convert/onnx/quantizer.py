@@ -31,7 +31,8 @@ class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `equalise`: scale channels between neighbours to one range before anything else. `bias_correction`: take the mean
     error that rounded weights make out of the biases.
     `reduce_range`: 7-bit weights, for x86 without VNNI, where pairs of products saturate 16 bits.
-    `dynamic`: ranges at run time instead of calibration; refused for convolutions.
+    `dynamic`: ranges at run time instead of calibration; refused. `input_ranges`: input name → real range that its
+    8-bit form must hold (of pixels: (0 − mean) / std … (255 − mean) / std), where the samples may not show it all.
     """
 
     method: Method = "mse"
@@ -40,6 +41,7 @@ class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bias_correction: bool = True
     reduce_range: bool = False
     dynamic: bool = False
+    input_ranges: Mapping[str, tuple[float, float]] = {}
 
 
 class OnnxQuantizer:
@@ -73,6 +75,9 @@ class OnnxQuantizer:
             self.notes.append(made)
             self._observed = observe(self._model, calibration, self._tensors(), progress)
         self._ranges = {name: seen.range(options.method, options.percentile) for name, seen in self._observed.items()}
+        for name, (low, high) in options.input_ranges.items():
+            if name in self._ranges:
+                self._ranges[name] = min(low, 0.0), max(high, 0.0)
 
     @property
     def layers(self) -> Sequence[Layer]:

@@ -18,6 +18,8 @@ BINS = 4096
 MOST_VALUES = 1 << 16
 """Values of a tensor that go into its histogram for one sample, evenly spaced; extremes and means see all of them."""
 _LEVELS = 256
+_LEAST = 2.0**-100
+"""Magnitudes below it fall into the two bins beside 0, so that one over the bins' width is a float32."""
 _UNSEEN = 1e-6
 """Probability given to a bin that rounding leaves empty, where the divergence would be infinite."""
 _Floats = npt.NDArray[np.float64]
@@ -37,12 +39,12 @@ class Histogram:
             return
         while self.reach <= top:
             self._grow(top)
-        at = ((values + np.float32(self.reach)) * np.float32(BINS / (2 * self.reach))).astype(np.int32)
+        at = (values * np.float32(BINS / 2 / self.reach) + np.float32(BINS / 2)).astype(np.int32)
         self.counts += np.bincount(np.clip(at, 0, BINS - 1), minlength=BINS)
 
     def _grow(self, top: float) -> None:
         if self.reach == 0:
-            self.reach = 2.0 ** math.floor(math.log2(top) + 1)
+            self.reach = 2.0 ** math.floor(math.log2(max(top, _LEAST)) + 1)
             return
         pairs = self.counts.reshape(-1, 2).sum(axis=1)
         self.counts[:] = 0

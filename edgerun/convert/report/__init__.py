@@ -29,6 +29,7 @@ def write(
     result: Opener | None = None,
     preview: Path | None = None,
     ratios: Mapping[str, Mapping[str, Spread]] | None = None,
+    notes: Sequence[str] = (),
     inferences: int = _INFERENCES,
     progress: Progress = lambda step, done, total: None,
 ) -> None:
@@ -36,17 +37,19 @@ def write(
 
     The worst samples are shown with their pictures where `evaluation` holds them, as `original` and `result` see them
     where these can be opened, with heat-maps of `inferences` each (0: none). `preview` is the picture of the
-    calibration samples, `ratios` are those of `measure` on the first device. Raises `ConfigError` when the files cannot
-    be written, and what opening or running the models raises.
+    calibration samples, `ratios` are those of `measure` on the first device, `notes` those of all. Raises
+    `ConfigError` when the files cannot be written, and what opening or running the models raises.
     """
     openers = [(name, opener) for name, opener in (("original", original), ("result", result)) if opener is not None]
     shown = examples(outcome.quality.worst[:_WORST], evaluation, openers, inferences, progress)
     sheet = file_url(preview) if preview is not None else None
-    _put(folder / HTML, page(outcome, shown, sheet, ratios or {}).encode("utf-8", "replace"))
-    _put(folder / JSON, encode(outcome, ratios))
+    _put(folder / HTML, page(outcome, shown, sheet, ratios or {}, notes).encode("utf-8", "replace"))
+    _put(folder / JSON, encode(outcome, ratios, notes))
 
 
-def encode(outcome: Outcome, ratios: Mapping[str, Mapping[str, Spread]] | None = None) -> bytes:
+def encode(
+    outcome: Outcome, ratios: Mapping[str, Mapping[str, Spread]] | None = None, notes: Sequence[str] = ()
+) -> bytes:
     """report.json: `outcome`, indented, in an order that is always the same: of fields as declared, of keys by name.
 
     A number that is none (the SQNR of a layer that changes nothing is infinite) becomes null.
@@ -54,6 +57,8 @@ def encode(outcome: Outcome, ratios: Mapping[str, Mapping[str, Spread]] | None =
     content: dict[str, Any] = {"v": 1, **_plain(outcome)}
     if ratios:
         content["ratios"] = _plain(ratios)
+    if notes:
+        content["notes"] = list(notes)
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
@@ -68,6 +73,7 @@ class _Report(Outcome, frozen=True, kw_only=True):
 
     v: int
     ratios: Mapping[str, Mapping[str, Spread]] = msgspec.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def _plain(value: Any) -> Any:

@@ -21,13 +21,15 @@ _CLASSES = 15
 _PRECISIONS = {"int8": "8-bit integers", "mixed": "mixed precision", "fp16": "16-bit floats", "float": "32-bit floats"}
 
 
-def page(outcome: Outcome, examples: Sequence[Example], preview: str | None, ratios: Ratios) -> str:
-    """The whole page. `preview`: the contact sheet of the calibration set as a data: URL."""
+def page(
+    outcome: Outcome, examples: Sequence[Example], preview: str | None, ratios: Ratios, notes: Sequence[str] = ()
+) -> str:
+    """The whole page. `preview`: the calibration set's contact sheet as a data: URL; `notes`: on what was measured."""
     advice = _advice(outcome)
     sections = [
         _head(outcome, ratios),
         None if outcome.passed else advice,
-        _before_and_after(outcome, ratios),
+        _before_and_after(outcome, ratios, notes),
         _quality(outcome.quality, outcome.quality_naive),
         _worst(examples),
         _preview(preview),
@@ -74,7 +76,7 @@ def _head(outcome: Outcome, ratios: Ratios) -> Markup:
     return join(tag("h1", outcome.name), tag("p", facts, class_="quiet"), banner)
 
 
-def _before_and_after(outcome: Outcome, ratios: Ratios) -> Markup:
+def _before_and_after(outcome: Outcome, ratios: Ratios, notes: Sequence[str]) -> Markup:
     groups: dict[str, list[Measured]] = {}
     for one in outcome.measured:
         groups.setdefault(one.device, []).append(one)
@@ -99,6 +101,7 @@ def _before_and_after(outcome: Outcome, ratios: Ratios) -> Markup:
         tag("h2", "Before and after"),
         tag("div", size, *figures, _quality_bars(outcome), class_="bars"),
         _measured_table(outcome.measured, ratios) if outcome.measured else tag("p", "Nothing was measured."),
+        *(tag("p", note, class_="quiet") for note in notes),
     )
 
 

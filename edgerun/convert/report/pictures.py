@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,8 @@ Opener = Callable[[], Predictor]
 _DRAWN_PX = 480
 """Shorter pictures are enlarged to this longer side, so that labels drawn into them can be read."""
 _JPEG_QUALITY = 82
+_HEAT_BUDGET_S = 60.0
+"""No further heat-map is begun after so long: a slow model's conversion must not end with many minutes of drawing."""
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -42,16 +45,18 @@ def examples(
 ) -> list[Example]:
     """The `worst` samples as `openers` ((name, opener): the original, the result) see them, boxes and all.
 
-    With `inferences` (0: none) a heat-map of each model's result that the other lacks most.
+    With `inferences` (0: none) a heat-map of each model's result that the other lacks most, as long as the time allows.
     """
     if evaluation is None or not worst:
         return [Example(one, ()) for one in worst]
     found = []
+    until_s = time.monotonic() + _HEAT_BUDGET_S
     with ExitStack() as stack:
         models = [(name, stack.enter_context(opener())) for name, opener in openers]
         for at, one in enumerate(worst):
             progress("drawing the worst samples", at, len(worst))
-            found.append(Example(one, _pictures(one, evaluation, models, inferences)))
+            in_time = time.monotonic() < until_s
+            found.append(Example(one, _pictures(one, evaluation, models, inferences if in_time else 0)))
     return found
 
 
@@ -96,7 +101,7 @@ def odd_one(mine: Answer, theirs: Answer) -> int:
 def _heat(name: str, model: Predictor, picture: Image, index: int, inferences: int) -> list[tuple[str, str]]:
     try:
         found = explain(model, picture, Wanted(index=index), inferences=inferences)
-    except ConfigError:  # it sees nothing there, which the picture beside it shows
+    except (ConfigError, FrameError):  # it sees nothing there, which the picture beside it shows
         return []
     caption = f"{name}: what carried “{found.target.text}”"
     return [(caption, data_url(draw_heat(_enlarged(picture), found)))]

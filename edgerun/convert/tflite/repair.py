@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,3 +88,60 @@ def _mean_shift(error: FloatArray, mean: FloatArray, kind: str) -> NDArray[np.fl
     if error.shape[-1] != len(mean):  # grouped convolutions, inputs that are flattened on the way
         return None
     return np.asarray(error.reshape(error.shape[0], -1, len(mean)).sum(axis=1) @ mean, np.float64)
+
+
+def equalise(graph: Graph, seen: Mapping[str, Seen]) -> int:
+    """Scale the channels between two layers so that none is crowded by its neighbours; how many pairs were scaled.
+
+    Channel i is divided by s = √(r₁ / r₂), r₁ its greatest |activation|, r₂ the greatest weight that reads it, which
+    the second layer takes back: cross-layer equalisation (Nagel et al., ICCV 2019, section 4.1) with the activation's
+    range for the first layer's, whose weights have a scale per channel anyway. Exact only where nothing but a ReLU
+    lies in between and nobody else reads it; a ReLU6 saturates at another value then, and such pairs are left alone.
+    `seen` holds no longer for what lies between the pairs.
+    """
+    consumers, outputs = graph.consumers(), {int(i) for i in graph.main.outputs}
+    scaled = 0
+    for op, axis in list(graph.weighted()):
+        between = int(op.outputs[0])
+        readers = consumers.get(between, [])
+        fused = getattr(op.builtinOptions, "fusedActivationFunction", 0)
+        if len(readers) != 1 or between in outputs or fused not in _SCALES_WITH or graph.name(between) not in seen:
+            continue
+        reader = graph.main.operators[readers[0]]
+        stats = seen[graph.name(between)]
+        first, second = graph.constant(int(op.inputs[1])), _weights_by_input(graph, reader, between, len(stats.mean))
+        bias = graph.constant(graph.bias_of(op))
+        if first is None or second is None or bias is None or graph.kind(op) == "TRANSPOSE_CONV":
+            continue
+        sides = [1] * second.ndim
+        sides[-1] = -1
+        scale = _scales(stats, np.abs(second).reshape(-1, second.shape[-1]).max(axis=0))
+        graph.set_constant(int(op.inputs[1]), back_from_rows(rows_of(first, axis) / scale[:, None], first, axis))
+        graph.set_constant(graph.bias_of(op), (bias / scale).astype(np.float32))
+        graph.set_constant(int(reader.inputs[1]), (second * scale.reshape(sides)).astype(np.float32))
+        scaled += 1
+    return scaled
+
+
+_SCALES_WITH = (0, 1)
+"""ActivationFunctionType NONE and RELU: f(s·x) = s·f(x) for s > 0."""
+
+
+def _weights_by_input(graph: Graph, reader: Any, between: int, channels: int) -> FloatArray | None:
+    """The weights of what reads `between`, where their last axis counts its channels; else None."""
+    kind = graph.kind(reader)
+    if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") or int(reader.inputs[0]) != between:
+        return None
+    weights = graph.constant(int(reader.inputs[1]))
+    fits = weights is not None and weights.dtype == np.float32 and weights.shape[-1] == channels
+    return weights if fits else None
+
+
+def _scales(stats: Seen, second: FloatArray) -> FloatArray:
+    first = np.maximum(np.abs(stats.channel_low), np.abs(stats.channel_high))
+    live = (first > 1e-6) & (second > 1e-6)
+    if not live.any():
+        return np.ones_like(first)
+    scale = np.where(live, np.sqrt(first / np.maximum(second, 1e-6)), 1.0)
+    middle = np.exp(np.log(scale[live]).mean())
+    return np.asarray(np.where(live, np.clip(scale / middle, 0.1, 10.0), 1.0), np.float32)

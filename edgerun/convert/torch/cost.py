@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from edgerun.convert.torch.extra import Module, TorchTensor, need, torch_
+from edgerun.errors import ModelError
 
 _ROUNDS = 15
 _WARMUP = 3
@@ -47,10 +48,23 @@ def cost(module: Module, inputs: Sequence[TorchTensor]) -> Cost:
     return Cost(int(counter.get_total_flops()) // 2 // len(inputs[0]), weights)
 
 
-def prunable(torch: Any) -> tuple[type, ...]:
+def prunable(torch: Any) -> tuple[Any, ...]:
     """The kinds of layer that channels are taken from."""
     nn = torch.nn
     return (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+
+
+def check_layers(module: Module) -> None:
+    """Raises `ModelError` for a model whose layers are not modules: a `torch.export` program is one flat list of
+    operations with its batch and its normalisation frozen, so it can be exported, but neither pruned nor taught.
+    """
+    if not any(isinstance(layer, prunable(torch_())) for layer in module.modules()):
+        raise ModelError(
+            "the model has no layers to take channels from or to teach",
+            expected="convolutions and fully connected layers as modules (nn.Conv2d, nn.Linear …)",
+            got=f"a {type(module).__name__}; a .pt2 program holds operations only",
+            remedy="name the function that builds the model, `mymodel.py:build`",
+        )
 
 
 def layer_costs(module: Module, inputs: Sequence[TorchTensor]) -> dict[Module, LayerCost]:

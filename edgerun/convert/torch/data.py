@@ -99,7 +99,7 @@ def augment(batch: Sequence[TorchTensor], generator: Any) -> tuple[TorchTensor, 
     mirrored = torch.rand(count, generator=generator) < 0.5
     seen[mirrored] = seen[mirrored].flip(3)
     shifts = torch.rand(2, generator=generator) * 2 - 1
-    rows, columns = int(round(float(shifts[0]) * height / 8)), int(round(float(shifts[1]) * width / 8))
+    rows, columns = round(float(shifts[0]) * height / 8), round(float(shifts[1]) * width / 8)
     pad = torch.nn.functional.pad(seen, (abs(columns),) * 2 + (abs(rows),) * 2, mode="replicate")
     seen = pad[:, :, abs(rows) + rows :, abs(columns) + columns :][:, :, :height, :width]
     share = torch.rand(count, 1, 1, 1, generator=generator)

@@ -1,7 +1,7 @@
 """A smaller or changed model learns to answer as its original does, from inputs without labels.
 
-Scores of classes: the Kullback–Leibler divergence of softened probabilities (G. Hinton et al., "Distilling the Knowledge
-in a Neural Network", 2015). Other answers: the squared error of each output, in units of that output's variance; where
+Scores of classes: the Kullback–Leibler divergence of softened probabilities (G. Hinton et al., "Distilling the
+Knowledge in a Neural Network", 2015). Other answers: the squared error of each output, in units of its variance; where
 maps are compared, also their attention (S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention", 2017), which
 does not ask for as many channels in one as in the other.
 """
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgerun.convert.parts import Progress
+from edgerun.convert.torch.cost import check_layers
 from edgerun.convert.torch.data import FEWEST, Inputs, augment
 from edgerun.convert.torch.extra import Module, TorchTensor, repeatable, torch_
 from edgerun.convert.torch.importing import flatten
@@ -83,6 +84,7 @@ def distil(
     """
     torch = torch_()
     lesson = lesson or Lesson()
+    check_layers(student)
     data = calibration if isinstance(calibration, Inputs) else Inputs(calibration, names or [""])
     if not 0 < lesson.held_out < 1 or lesson.epochs < 0 or lesson.batch < 2:
         raise ConfigError("this lesson makes no sense", expected="0 < held_out < 1, batch ≥ 2", got=lesson)
@@ -98,9 +100,7 @@ def distil(
 class _School:
     """One run of learning. The teacher stays as it is."""
 
-    def __init__(
-        self, student: Module, teacher: Module, data: Inputs, lesson: Lesson, seed: int, device: Any
-    ) -> None:
+    def __init__(self, student: Module, teacher: Module, data: Inputs, lesson: Lesson, seed: int, device: Any) -> None:
         torch = torch_()
         self.student, self._teacher, self._data, self._lesson, self._device = student, teacher, data, lesson, device
         self._generator = torch.Generator().manual_seed(seed)
@@ -172,9 +172,9 @@ class _School:
             batch = tuple(t.to(self._device) for t in augment([t.cpu() for t in batch], self._generator))
         self.student.train()
         optimiser.zero_grad(set_to_none=True)
-        with _watched(self._teacher, [pair[1] for pair in self._hints]) as seen, torch.no_grad():
+        with _Watched(self._teacher, [pair[1] for pair in self._hints]) as seen, torch.no_grad():
             wanted = flatten(self._teacher(*batch))
-        with _watched(self.student, [pair[0] for pair in self._hints]) as tried:
+        with _Watched(self.student, [pair[0] for pair in self._hints]) as tried:
             loss = self._loss(flatten(self.student(*batch)), wanted)
             if self._hints:
                 loss = loss + self._lesson.attention * _attention(tried, seen)
@@ -242,7 +242,7 @@ def _hints(student: Module, teacher: Module, inputs: Sequence[TorchTensor]) -> t
     theirs = dict(teacher.named_modules())
     layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, kinds)}
     shared = [(layer, theirs[name]) for name, layer in layers.items() if isinstance(theirs.get(name), kinds)]
-    with _watched(student, [pair[0] for pair in shared]) as maps, torch.no_grad():
+    with _Watched(student, [pair[0] for pair in shared]) as maps, torch.no_grad():
         student(*inputs)
     last = {}
     for pair, map_ in zip(shared, maps, strict=False):
@@ -251,7 +251,7 @@ def _hints(student: Module, teacher: Module, inputs: Sequence[TorchTensor]) -> t
     return tuple(last.values())
 
 
-class _watched:  # noqa: N801 - reads as a statement
+class _Watched:
     """Inside, the list that it gives holds what each of `layers` last answered, None for one that did not run."""
 
     def __init__(self, model: Module, layers: Sequence[Any]) -> None:

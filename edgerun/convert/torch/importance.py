@@ -1,12 +1,13 @@
 """How much a model's answer changes when a channel goes, estimated from unlabelled inputs.
 
-Let f be the model and a a channel's activations. Taking the channel out changes the answer, to first order, by J·a with
-J = ∂f/∂a (P. Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", 2017). With a
-random vector v of zero mean and unit covariance, E[(v·J·a)²] = |J·a|² (M. F. Hutchinson, 1989), and v·J·a is one backward
-pass: Σ w·∂(v·f)/∂w over the weights that read the channel. For class scores the answer's distance is the
-Kullback–Leibler divergence, whose curvature is the Fisher information: v·f is then the log-probability of a class drawn
-from the model's own prediction (C. Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018).
-No labels are needed, and the gradients of a whole batch may be summed: different samples' v are independent.
+Let f be the model and a the activations of a channel. Taking the channel out changes the answer, to first order, by J·a
+with J = ∂f/∂a (P. Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", 2017).
+With a random vector v of zero mean and unit covariance, E[(v·J·a)²] = |J·a|² (M. F. Hutchinson, 1989), and v·J·a is one
+backward pass: Σ w·∂(v·f)/∂w over the weights that read the channel. For class scores the distance of two answers is the
+Kullback–Leibler divergence, whose curvature is the Fisher information: v·f is then the log-probability of a class that
+is drawn from the model's own prediction (L. Theis et al., "Faster gaze prediction with dense networks and Fisher
+pruning", 2018). No labels are needed, and the gradients of a whole batch may be summed: different samples' v are
+independent.
 """
 
 from __future__ import annotations

@@ -189,9 +189,7 @@ def _difference(loaded: Loaded, path: Path, expected: Sequence[TorchTensor]) -> 
     runtime = need("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     kept = {node.name for node in session.get_inputs()}
-    feeds = {
-        name: tensor.numpy() for name, tensor in zip(loaded.names, loaded.inputs, strict=True) if name in kept
-    }
+    feeds = {name: tensor.numpy() for name, tensor in zip(loaded.names, loaded.inputs, strict=True) if name in kept}
     worst = 0.0
     for got, want in zip(session.run(None, feeds), expected, strict=True):
         reference = want.detach().numpy()

@@ -212,7 +212,9 @@ def _example(torch: Any, module: Module, given: Any, options: Options, source: s
 
 def _forward_names(module: Module, count: int) -> tuple[str, ...]:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = tuple(name for name, kind in inspect.signature(module.forward).parameters.items() if kind.kind in positional)
+    names = tuple(
+        name for name, kind in inspect.signature(module.forward).parameters.items() if kind.kind in positional
+    )
     return names[:count] if len(names) >= count else tuple(f"input_{i}" for i in range(count))
 
 

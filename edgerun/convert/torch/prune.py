@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgerun.convert.parts import Progress
-from edgerun.convert.torch.cost import LayerCost, cost, latency_ms, layer_costs, prunable
+from edgerun.convert.torch.cost import LayerCost, check_layers, cost, latency_ms, layer_costs, prunable
 from edgerun.convert.torch.data import Inputs
 from edgerun.convert.torch.extra import Module, TorchTensor, need, repeatable, torch_
 from edgerun.convert.torch.importance import Kind, measure, score
@@ -76,6 +76,7 @@ def prune(
     goal = target if isinstance(target, Goal) else Goal(float(target))
     if not 0 < goal.share < 1 or goal.multiple_of < 1 or goal.rounds < 1 or not 0 <= goal.keep < 1:
         raise ConfigError("this goal of pruning makes no sense", expected="a share between 0 and 1", got=goal)
+    check_layers(module)
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     data = calibration if isinstance(calibration, Inputs) else Inputs(calibration, [""] * len(inputs))
     with repeatable(seed):
@@ -215,7 +216,7 @@ def _groups(module: Module, inputs: tuple[TorchTensor, ...], goal: Goal) -> tupl
     return graph, [group for group in found if not _answers(graph, group, answering, kinds)]
 
 
-def _answers(graph: Any, group: Any, answering: set[int], kinds: tuple[type, ...]) -> bool:
+def _answers(graph: Any, group: Any, answering: set[int], kinds: tuple[Any, ...]) -> bool:
     """Whether the group's channels are those of one of the model's outputs."""
     for dependency, _ in group:
         layer = dependency.target.module

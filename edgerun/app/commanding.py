@@ -1,0 +1,58 @@
+"""What each command does to the running whole, and the thread that takes them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from edgerun.control.commands import Commands
+from edgerun.errors import ConfigError
+from edgerun.pipeline.capture import Capture
+from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
+from edgerun.pipeline.pipeline import Pipeline
+from edgerun.ports import Broker
+
+
+class Commanding:
+    """Commands from the broker, done by the main thread. `root` is `<prefix>/<device>`."""
+
+    def __init__(self, broker: Broker, root: str, pipeline: Pipeline, notices: NoticeBoard) -> None:
+        self._pipeline, self._notices = pipeline, notices
+        self._commands = Commands(broker, root, {"pause": self._pause, "resume": self._resume})
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Take commands from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more. Idempotent."""
+        self._commands.close()
+
+    def _run(self) -> None:
+        try:
+            self._commands.run(lambda command: self._notices.put(Asked(partial(self._commands.do, command))))
+        except BaseException as error:  # noqa: BLE001  a thread's body: told, and the run ends with it
+            self._notices.put(ThreadDied("control", error))
+
+    def _pause(self, arguments: Mapping[str, Any]) -> None:
+        for capture in self._named(arguments):
+            capture.pause("paused by a command")
+
+    def _resume(self, arguments: Mapping[str, Any]) -> None:
+        for capture in self._named(arguments):
+            capture.resume()
+
+    def _named(self, arguments: Mapping[str, Any]) -> Sequence[Capture]:
+        """Those of the `stream` that a command names, of all where it names none. Raises `ConfigError`."""
+        captures, name = self._pipeline.captures, arguments.get("stream")
+        if unknown := [key for key in arguments if key != "stream"]:
+            raise ConfigError("a key that this command does not know", expected="stream", got=", ".join(unknown))
+        found = [capture for capture in captures if name in (None, capture.stream)]
+        if not found:
+            raise ConfigError(
+                "no such stream", expected="one of " + ", ".join(one.stream for one in captures), got=str(name)
+            )
+        return found
