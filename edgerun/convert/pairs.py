@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgerun.convert.parts import Progress
-from edgerun.convert.samples import SampleSet
+from edgerun.convert.samples import CLASS_TASKS, SampleSet
 from edgerun.convert.sets import Item, Wanted, find_items
 from edgerun.convert.subject import Subject
 from edgerun.errors import ConfigError
@@ -21,7 +21,6 @@ MIN_EVALUATION = 10
 MOST_CALIBRATION, MOST_EVALUATION = 200, 500
 _ENOUGH = 0.95
 """As `edgerun run` decodes JPEGs: a reduced picture may be this much of the input (app/joining.py)."""
-_FOLDER_LABELS = frozenset(("classify", "keyword", "vad", None))
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -189,7 +188,7 @@ def _runs(items: Sequence[Item]) -> list[list[Item]]:
 
 def _wanted(subject: Subject) -> Wanted:
     arrays = {spec.name: (spec.shape, spec.dtype) for spec in subject.inputs}
-    folders = subject.bundle.task in _FOLDER_LABELS
+    folders = subject.bundle.task in CLASS_TASKS
     if subject.kind == "picture":
         width, height = subject.bundle.picture.size or (0, 0)
         enough = (round(_ENOUGH * width), round(_ENOUGH * height))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from edgerun.convert.parts import Network, Progress, Quantizer, Samples, Target
 from edgerun.convert.subject import Subject
 from edgerun.errors import ConfigError
@@ -14,6 +16,7 @@ from edgerun.types import Tensor
 
 Method = Literal["minmax", "average", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = ("minmax", "average", "percentile", "entropy", "mse")
+_METADATA = b"TFLITE_METADATA"
 _KERAS = (".keras", ".h5", ".hdf5")
 
 
@@ -40,17 +43,36 @@ def read(source: str, workdir: Path, shapes: Mapping[str, tuple[int, ...]], seed
     if suffix == ".tflite":
         from edgerun.convert.tflite import importing as tflite_importing
 
-        return tflite_importing.read(path, workdir, tflite_importing.ReadOptions(shapes=shapes))
+        return _without_metadata(tflite_importing.read(path, workdir, tflite_importing.ReadOptions(shapes=shapes)))
     if suffix in _KERAS or (path / "saved_model.pb").is_file():
         from edgerun.convert import keras
 
-        return keras.read(path, workdir)
+        return keras.read(path, workdir, keras.Options(shapes=shapes, seed=seed))
     raise ConfigError(
         "not a model that can be converted",
         where=source,
         expected=".onnx, float .tflite, .keras, a SavedModel, .pt2, module:factory, or a bundle of one",
         got=suffix or "a folder" if path.is_dir() else suffix or "a file without a suffix",
     )
+
+
+def _without_metadata(network: Network) -> Network:
+    """`network` without TFLite Metadata: it names files attached behind the model, which importing leaves behind.
+
+    What it said has been read from the source, and goes into the manifest.
+    """
+    from edgerun.convert.tflite.graph import open_graph
+
+    graph = open_graph(network.path)
+    entries = graph.model.metadata or []
+    kept = [one for one in entries if bytes(one.name or b"") != _METADATA]
+    if len(kept) == len(entries):
+        return network
+    graph.model.metadata = kept
+    graph.drop_unused()
+    network.path.write_bytes(graph.to_bytes())
+    note = "What its TFLite Metadata says stands in the manifest now."
+    return msgspec.structs.replace(network, notes=(*network.notes, note))
 
 
 def bridge(network: Network, wanted: Format, workdir: Path, shown: Sequence[Mapping[str, Tensor]] = ()) -> Network:

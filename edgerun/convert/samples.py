@@ -19,6 +19,8 @@ from edgerun.models import PictureInput
 from edgerun.preprocess import PicturePreprocess
 from edgerun.types import Box, Placement, Tensor, TensorSpec
 
+CLASS_TASKS = frozenset(("classify", "keyword", "vad"))
+"""Tasks whose answer is one class for a whole item, which sets may be labelled with."""
 _BLANK = 2.0
 """Standard deviation of the pixels below which a picture shows nothing (a covered lens has about 1)."""
 
@@ -221,7 +223,10 @@ def _signal_input(subject: Subject) -> Any:
 
 
 def _class_of(item: Item, subject: Subject, source: str) -> int | None:
-    return _index(item.label.name, item, subject, source) if item.label.name is not None else None
+    """The class of the whole item, where the model's task is to tell it; a detector does not care."""
+    if item.label.name is None or subject.bundle.task not in CLASS_TASKS:
+        return None
+    return _index(item.label.name, item, subject, source)
 
 
 def _objects_of(item: Item, subject: Subject, source: str) -> tuple[tuple[int, Box], ...] | None:

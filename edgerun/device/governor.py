@@ -5,8 +5,8 @@ Each measure has zones that overlap (a value must go further back to leave a zon
 `stop`: straight to the bottom. The worst zone counts.
 
 A box warms up slowly, so a level is judged by where its value goes, too: nothing rises while a value is still getting
-worse, and what is hot but getting better is not lowered further. A rise that had to be taken back is tried again after
-twice the time. So a machine whose load lies between two rungs does not swing.
+worse, and what is hot but getting better since the last step down is not lowered further. A rise that had to be taken
+back is tried again after twice the time. So a machine whose load lies between two rungs does not swing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Measure = Literal["temp_c", "power_w", "battery_share", "under_voltage", "memory
 """`age_share`: the worst stream's p95 age as a share of its target; `memory_share`: used of what may be used."""
 
 _MOST_DOUBLINGS = 5
-_QUICK_S, _SLOW_S = 10.0, 60.0
+_QUICK_S, _SLOW_S = 10.0, 300.0
 """Two running means of a value; how far the quick one is ahead of the slow one is its trend."""
 _STEADY = 0.1
 """A trend below this part of the zones' overlap is none."""
@@ -78,6 +78,8 @@ class State(msgspec.Struct, frozen=True):
     doublings: int = 0
     reason: str = ""
     courses: Mapping[str, Course] = {}
+    best: Mapping[str, float] = {}
+    """The best quick means since it was last lowered, and a little: what is beyond them is not getting better."""
     seen_ns: int | None = None
 
 
@@ -131,18 +133,20 @@ def step(policy: Policy, levels: int, state: State, measured: Mapping[str, float
     zone = CALM if worst is None else zones[worst.measure]
     calm_since_ns = (now_ns if state.calm_since_ns is None else state.calm_since_ns) if zone == CALM else None
     courses = _courses(policy, state, measured, now_ns)
-    trends = {band.measure: _trend(band, courses) for band in policy.bands}
-    state = msgspec.structs.replace(state, zones=zones, calm_since_ns=calm_since_ns, courses=courses, seen_ns=now_ns)
+    slack: dict[str, float] = {band.measure: _slack(band) for band in policy.bands}
+    best = {name: min(old, courses[name].quick + slack[name]) for name, old in state.best.items() if name in courses}
+    state = msgspec.structs.replace(
+        state, zones=zones, calm_since_ns=calm_since_ns, courses=courses, best=best, seen_ns=now_ns
+    )
     bottom = levels - 1
     why = "" if worst is None else _reason(worst, zone, measured)
     if zone == STOP:
         return _lower(state, bottom, why, now_ns) if state.level < bottom else state
     if zone == HOT:
         settled = state.moved_ns is None or state.rose or now_ns - state.moved_ns >= policy.settle_s * 1e9
-        better = worst is not None and trends[worst.measure] < 0
-        may = settled and not (better and state.moved_ns is not None) and state.level < max(0, bottom - 1)
+        may = settled and not _better(state, worst) and state.level < max(0, bottom - 1)
         return _lower(state, state.level + 1, why, now_ns) if may else state
-    return state if any(trend > 0 for trend in trends.values()) else _rise(policy, state, now_ns)
+    return state if any(_worsens(band, courses) for band in policy.bands) else _rise(policy, state, now_ns)
 
 
 def _zone(band: Band, before: int | None, measured: Mapping[str, float]) -> int:
@@ -163,7 +167,7 @@ def _zone(band: Band, before: int | None, measured: Mapping[str, float]) -> int:
 def _courses(policy: Policy, state: State, measured: Mapping[str, float], now_ns: int) -> dict[str, Course]:
     seconds = 0.0 if state.seen_ns is None else max(0, now_ns - state.seen_ns) / 1e9
     quick, slow = (1.0 - math.exp(-seconds / time_s) for time_s in (_QUICK_S, _SLOW_S))
-    courses = {}
+    courses: dict[str, Course] = {}
     for band in policy.bands:
         value = measured.get(band.measure)
         if value is not None:
@@ -175,13 +179,24 @@ def _courses(policy: Policy, state: State, measured: Mapping[str, float], now_ns
     return courses
 
 
-def _trend(band: Band, courses: Mapping[str, Course]) -> int:
-    """1: it is getting worse, −1: better, 0: neither, or not known."""
-    course, zones = courses.get(band.measure), _upward(band)
-    if course is None or len(zones) < 2:
-        return 0
-    steady = _STEADY * (zones[0][1] - zones[1][0])
-    return 0 if abs(course.trend) <= steady else 1 if course.trend > 0 else -1
+def _slack(band: Band) -> float:
+    """What counts as no change."""
+    zones = _upward(band)
+    return _STEADY * (zones[0][1] - zones[1][0]) if len(zones) > 1 else 0.0
+
+
+def _worsens(band: Band, courses: Mapping[str, Course]) -> bool:
+    """Whether it is on its way to the worse; not where it is not known."""
+    course = courses.get(band.measure)
+    return course is not None and course.trend > _slack(band)
+
+
+def _better(state: State, worst: Band | None) -> bool:
+    """Whether the last step down, and nothing since, has begun to help."""
+    if worst is None or state.rose:
+        return False
+    then, course = state.best.get(worst.measure), state.courses.get(worst.measure)
+    return then is not None and course is not None and course.quick < then
 
 
 def _upward(band: Band) -> list[tuple[float, float]]:
@@ -195,7 +210,14 @@ def _lower(state: State, level: int, why: str, now_ns: int) -> State:
         doublings = min(_MOST_DOUBLINGS, doublings + 1) if again else 1
         doubtful = state.level
     return msgspec.structs.replace(
-        state, level=level, moved_ns=now_ns, rose=False, doubtful=doubtful, doublings=doublings, reason=why
+        state,
+        level=level,
+        moved_ns=now_ns,
+        rose=False,
+        best={measure: course.quick for measure, course in state.courses.items()},
+        doubtful=doubtful,
+        doublings=doublings,
+        reason=why,
     )
 
 

@@ -44,6 +44,14 @@ class Board(msgspec.Struct, frozen=True):
                 return f"{platform.machine()} {line.partition(':')[2].strip()}"
         return platform.machine()
 
+    def drivers(self) -> str:
+        """What changes whenever a driver may have: the kernel's release, and when a package was installed last."""
+        try:
+            packages = (self.root / "var/lib/dpkg/status").stat().st_mtime_ns
+        except OSError:  # not Debian's kind
+            packages = 0
+        return f"{platform.release()} {packages}"
+
 
 def wrong_machine(library: Path) -> str | None:
     """Why a shared library is not for this machine, or None; the loader itself says only that it cannot open it."""

@@ -18,6 +18,7 @@ from edgerun.infer.fallback import Fallback, OnChange
 from edgerun.infer.golden import GoldenFor, Tolerance, TooSlow, Unproven
 from edgerun.infer.host import HostedEngine, Limits
 from edgerun.infer.proof import Proof, Prover, cache_folder
+from edgerun.infer.verdicts import Verdicts
 from edgerun.ports import Engine, EngineContext
 
 _log = logging.getLogger(__name__)
@@ -90,7 +91,9 @@ class ModelOpener:
         self._lock = threading.Lock()
         self._under_way: list[HostedEngine] = []
         self._aborted = False
-        self._prover = self._make_prover(golden, tolerance, cache if cache is not None else cache_folder())
+        self._prover, self._verdicts = self._make_prover(
+            golden, tolerance, cache if cache is not None else cache_folder()
+        )
         self.proofs: dict[str, Proof] = {}
         """What each accelerator showed when it was opened last."""
 
@@ -102,6 +105,23 @@ class ModelOpener:
         if accelerator.kind == "cpu":
             return self._open_cpu()
         open_s, careful = self._refuse_or_limit(accelerator)
+        if not accelerator.chosen:
+            return self._open_carefully(accelerator, open_s, careful)
+        if (why := self._verdicts.why_not(accelerator.kind)) is not None:
+            raise Unproven(
+                "left out of auto since it was tried",
+                where=self._context.name,
+                got=why,
+                remedy=f'accelerators = ["{accelerator.kind}", "cpu"] insists on it; so does a new driver or model',
+            )
+        try:
+            return self._open_carefully(accelerator, open_s, careful)
+        except Unproven as error:
+            if accelerator.kind not in self.proofs:  # one that was right before is lost now, not left out
+                self._verdicts.keep(accelerator.kind, f"{error.what}: {error.got}")
+            raise
+
+    def _open_carefully(self, accelerator: Accelerator, open_s: float, careful: dict[str, Any]) -> Engine:
         try:
             return self._open_hosted(accelerator, open_s)
         except Unproven as error:
@@ -143,16 +163,20 @@ class ModelOpener:
             for engine in self._under_way:
                 engine.abort()
 
-    def _make_prover(self, golden: GoldenFor | None, tolerance: Tolerance | None, cache: Path | None) -> Prover:
+    def _make_prover(
+        self, golden: GoldenFor | None, tolerance: Tolerance | None, cache: Path | None
+    ) -> tuple[Prover, Verdicts]:
         """The prover of this model; its reference runs on the CPU, on the file made for the CPU where there is one."""
         try:
             model = self._model_for("cpu")
             content = model if isinstance(model, bytes) else str(model.absolute()).encode() + _stamp(model)
         except ModelError:
-            return Prover(self._context.name, None, golden, tolerance)
+            return Prover(self._context.name, None, golden, tolerance), Verdicts(None, (), self._board)
         runs = f"{self._class.__module__} {self._options} {self._context.threads} threads"
         about = f"{runs} {_versions()} {self._board.identity()}"
-        return Prover(self._context.name, self._open_cpu, golden, tolerance, cache, (content, about.encode()))
+        key = (content, about.encode())
+        prover = Prover(self._context.name, self._open_cpu, golden, tolerance, cache, key)
+        return prover, Verdicts(cache, key, self._board)
 
     def _open_cpu(self) -> Engine:
         context = msgspec.structs.replace(
@@ -181,8 +205,7 @@ class ModelOpener:
                 raise TooSlow(
                     "slower than the CPU",
                     where=self._context.name,
-                    expected=f"less than {proof.cpu_ms:.2f} ms an inference",
-                    got=f"{proof.accelerator_ms:.2f} ms",
+                    got=f"{proof.accelerator_ms:.2f} instead of {proof.cpu_ms:.2f} ms an inference",
                     remedy=f'name it to use it all the same: accelerators = ["{accelerator.kind}", "cpu"]',
                 )
             self.proofs[accelerator.kind] = proof

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgerun.bench.energy import RoundWatch
+from edgerun.bench.engine import Report, Round
+from edgerun.cli.bench_text import report_lines
 from tests.boards import tree
 
 RAPL = "sys/class/powercap/intel-rapl:0"
@@ -85,3 +87,15 @@ def test_a_round_that_was_slowed_down_is_unfit(file: str, before: str, after: st
     (tmp_path / file).write_text(after + "\n")
     assert watch.end().slowed == (reason,)
     watch.close()
+
+
+def test_a_report_says_what_its_energy_is_beyond_and_whether_it_is_unfit() -> None:
+    latency_ms = dict.fromkeys(("p50", "p90", "p95", "p99", "max"), 20.0)
+    one = Round(50, latency_ms, 50.0, 19.0, energy_j=0.07, slowed=["throttled"])
+    report = Report(
+        "detector", "1", "litert", "cpu", 1, 1, "invoke", "single-stream", "clip", latency_ms, 50.0, 19.0, 0.1, [one],
+        energy_j_per_inference=0.07, energy_source="rail", idle_w=2.61, unfit=["throttled"],
+    )  # fmt: skip
+    text = "\n".join(report_lines(report))
+    assert "energy is beyond the 2.61 W at rest, from rail" in text
+    assert "UNFIT to be compared: the machine was slowed down meanwhile (throttled)" in text

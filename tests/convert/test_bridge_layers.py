@@ -82,6 +82,7 @@ def test_conv_of_a_signal_is_one_row_high(opset: int) -> None:
     made = converted(net, net.add("MaxPool", y, kernel_shape=[2], strides=[2]))
     assert made.input_shape == (1, 3, 20)
     assert made.ops.count("TRANSPOSE") == 2  # in and out: signals keep their layout
+    assert made.ops.count("RESHAPE") == 2  # to a picture and back, once
 
 
 @few
@@ -119,6 +120,9 @@ def test_max_pool_after_relu_is_padded_with_zeros_and_elsewhere_with_its_own_edg
     assert plain.ops[0] == "MIRROR_PAD"
     net = Net(1, 3, 8, 8)
     assert converted(net, net.add("MaxPool", net.add("Relu", "x"), **pooling)).ops[:2] == ["RELU", "PAD"]
+    pooling["pads"] = [2, 2, 2, 2]  # a window in the corner sees one element, the mirrored edge would be four
+    net = Net(1, 3, 8, 8)
+    assert converted(net, net.add("MaxPool", "x", **pooling)).ops[0] == "PADV2"
 
 
 UNARY: list[tuple[str, dict[str, Any], str]] = [
@@ -253,6 +257,12 @@ def test_slices(data: Any) -> None:
     net = Net(*shape)
     y = net.add("Conv", "x", weights(5, 5, 1, 1))
     converted(net, net.add("Slice", y, [begin for begin, _ in ends], [end for _, end in ends], axes, steps))
+
+
+def test_a_slice_may_run_backwards_to_the_first_element() -> None:
+    net = Net(1, 3, 5, 6)
+    y = net.add("Slice", "x", [-1, 4], [-100, -100], [3, 2], [-1, -2])
+    assert converted(net, y).ops == ["STRIDED_SLICE"]
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect"])

@@ -80,6 +80,9 @@ def test_map_of_a_ranking_worked_out_by_hand() -> None:
     # hit, miss, hit: precision 1 up to recall 1/2, 2/3 from there to 1.
     found = [[box(0.1, score=0.9), box(0.75, score=0.8), box(0.5, score=0.7)]]
     assert mean_average_precision(truth, found) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    # miss, hit, hit: 1/2 and then 2/3, of which the curve takes the higher one from the right.
+    late = [[box(0.75, score=0.9), box(0.1, score=0.8), box(0.5, score=0.7)]]
+    assert mean_average_precision(truth, late) == pytest.approx(2 / 3)
     doubled = [[box(0.1, score=0.9), box(0.1, score=0.8)]]
     assert mean_average_precision(truth, doubled) == pytest.approx(0.5)
     assert mean_average_precision(truth, [[]]) == 0.0

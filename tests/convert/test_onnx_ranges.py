@@ -36,7 +36,7 @@ def test_no_value_is_lost_however_the_reach_grows(batches: list[np.ndarray]) -> 
         return
     counted = np.cumsum(histogram.counts)
     before = next((i for i, batch in enumerate(batches) if batch.any()), len(batches))
-    kept = np.concatenate(batches[before:])
+    kept = np.concatenate(batches[before:]).astype(np.float64)
     assert counted[-1] == kept.size
     width = 2 * histogram.reach / BINS
     for at in (BINS // 4, BINS // 2, BINS * 3 // 4):

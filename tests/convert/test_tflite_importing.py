@@ -133,3 +133,18 @@ def test_a_custom_operator_without_its_library_is_named(tmp_path: Path) -> None:
     writer.graph.outputs = [len(writer.graph.tensors) - 1]
     with pytest.raises(ModelError, match="MyOwnOp"):
         _read(writer, tmp_path)
+
+
+def test_damaged_models_are_refused_or_read_and_nothing_else(tmp_path: Path) -> None:
+    whole, path, refused = small_net().bytes(), tmp_path / "in.tflite", 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        content = bytearray(whole)
+        for _ in range(random.integers(1, 6)):
+            content[random.integers(8, len(content))] = random.integers(0, 256)
+        path.write_bytes(content[: random.integers(9, len(content))] if seed % 5 == 0 else content)
+        try:
+            read(path, tmp_path)
+        except ModelError:
+            refused += 1
+    assert 20 < refused < 60

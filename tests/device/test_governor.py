@@ -83,6 +83,23 @@ def test_a_rise_that_was_taken_back_is_tried_again_later_and_later() -> None:
     assert len(rises) < 15
 
 
+def test_a_second_heat_is_met_like_the_first() -> None:
+    """The load grew meanwhile: that it was hotter before is no comfort."""
+    first = run({"temp_c": 88.0}, 1)[-1]
+    cooler = run({"temp_c": 75.0}, 200, first)[-1]
+    assert cooler.level == 1
+    assert run({"temp_c": 83.0}, 60, cooler)[-1].level > 1
+
+
+def test_what_gets_better_is_not_lowered_further() -> None:
+    state, levels = State(), []
+    for second in range(100):
+        state = step(POLICY, len(LADDER), state, {"temp_c": 85.0 - 0.02 * second}, second * SECOND)
+        levels.append(state.level)
+    assert set(levels[:10]) == {1}
+    assert levels[-1] == 1
+
+
 MEASURED = st.fixed_dictionaries(
     {},
     optional={
@@ -109,29 +126,29 @@ def test_it_never_leaves_the_ladder_and_rises_one_at_a_time(
         state = after
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(MEASURED, MEASURED, st.integers(0, 40))
 def test_under_a_constant_load_it_goes_one_way_only_and_comes_to_rest(
     before: dict[str, float], measured: dict[str, float], seconds: int
 ) -> None:
     start = run(before, seconds)[-1] if seconds else State()
-    levels = [start.level] + [state.level for state in run(measured, 4000, start)]
+    levels = [start.level] + [state.level for state in run(measured, 2000, start)]
     moves = {math.copysign(1, b - a) for a, b in pairwise(levels) if a != b}
     assert len(moves) <= 1
-    assert len(set(levels[-1000:])) == 1 or levels[-1] < levels[-1000]
+    assert len(set(levels[-600:])) == 1 or levels[-1] < levels[-600]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.floats(2.0, 14.0), st.floats(20.0, 200.0), st.floats(0.0, 45.0), st.floats(2.0, 8.0))
 def test_a_sealed_box_comes_to_rest_below_the_hard_trip(
     k_per_w: float, capacity_j_per_k: float, ambient_c: float, load_w: float
 ) -> None:
     """dT/dt = (P − (T − ambient) / R) / C; the load follows the share of the rate, 1.5 W of it is idling."""
     temp_c, state, moves = ambient_c + 1.5 * k_per_w, State(), []
-    for second in range(3 * 3600):
+    for second in range(0, 3 * 3600, 2):
         share = sum(rung.fps_share for rung in LADDER[state.level].values() if not rung.paused) / len(LADDER[0])
         power_w = 1.5 + load_w * share
-        temp_c += (power_w - (temp_c - ambient_c) / k_per_w) / capacity_j_per_k
+        temp_c += 2 * (power_w - (temp_c - ambient_c) / k_per_w) / capacity_j_per_k
         after = step(Policy((TEMP,)), len(LADDER), state, {"temp_c": temp_c}, second * SECOND)
         moves += [second] if after.level != state.level else []
         state = after

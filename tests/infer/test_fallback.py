@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from edgerun.errors import EngineError, FrameError
 from edgerun.infer import Accelerator, open_engine
+from edgerun.infer.board import Board
 from edgerun.infer.delegates import External
 from edgerun.infer.fallback import Fallback
 from edgerun.infer.host import HostedEngine
@@ -105,8 +108,6 @@ def test_a_sick_delegate_is_refused_at_the_start(
     assert (engine.info.accelerator, engine.degraded) == ("cpu", True)
     ((kind, reason),) = engine.info.fallbacks
     assert kind == "external"
-    import re
-
     assert re.search(why, reason), reason
     assert "\n" not in reason
     assert (engine.infer(picture)[0] == expected).all()
@@ -141,11 +142,24 @@ def test_one_that_can_be_more_exact_gets_a_second_chance(
     assert (engine.infer(picture)[0] == expected).all()
 
 
-def test_one_that_auto_found_is_used_only_where_it_is_faster(opened: Opened, sick: Sick) -> None:
+def test_one_that_auto_found_is_used_only_where_it_is_faster_and_not_tried_again(
+    opened: Opened, sick: Sick, proofs: Path, tmp_path: Path
+) -> None:
     table = sick.declare("slow", delay_ms=30)
-    engine = opened(Accelerator(table.pop("kind"), table, chosen=True), "cpu")
+    found = Accelerator(table.pop("kind"), table, chosen=True)
+    engine = opened(found, "cpu")
     assert engine.info.accelerator == "cpu"
-    assert "slower than the CPU; expected less than" in engine.info.fallbacks[0][1]
+    assert re.search(r"slower than the CPU; got 3\d\.\d+ instead of ", engine.info.fallbacks[0][1])
+    sick.heal()
+    again = opened(found, "cpu")
+    assert "left out of auto since it was tried; got slower than the CPU: 3" in again.info.fallbacks[0][1]
+    other_drivers = tmp_path / "other"
+    (other_drivers / "var/lib/dpkg").mkdir(parents=True)
+    (other_drivers / "var/lib/dpkg/status").touch()
+    assert opened(found, "cpu", board=Board(other_drivers)).info.fallbacks[:1] != again.info.fallbacks[:1]
+    for path in (proofs / "proof").glob("*.verdict"):
+        path.write_bytes(b"\xff")  # damaged: found out again
+    assert "left out" not in str(opened(found, "cpu").info.fallbacks)
 
 
 @pytest.mark.parametrize("mode", ["hang", "abort", "exit", "fail_invoke"])

@@ -42,9 +42,10 @@ def as_fp16(network: Network, target: Target) -> bytes:
 def as_ort(model: bytes, where: Path | str) -> bytes:
     """An .onnx file's contents in ONNX Runtime's format, optimised as far as holds on every machine.
 
-    Such a file loads 2 to 3 times faster and needs this version of ONNX Runtime or later. Int8 runs as fast as from
-    .onnx; float convolutions on x86 take 2.6 times as long, for the layout that suits the width of a machine's vectors
-    (NCHWc) is no part of it and is not applied to such files later.
+    Such a file loads faster (EfficientNet-Lite0: int8 in 8 instead of 27 ms, float in 24 instead of 31) and needs this
+    version of ONNX Runtime or later. Int8 runs as fast as from .onnx; float convolutions on x86 take 2.5 to 3 times as
+    long, for the layout that suits the width of a machine's vectors (NCHWc) is no part of it and is not applied to such
+    files later.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.ort"

@@ -104,27 +104,21 @@ def tail(graph: Any) -> frozenset[str]:
     )
 
 
-def layers(graph: Any) -> dict[str, tuple[Layer, tuple[str, ...]]]:
-    """The graph's layers by name, in the order of execution, each with the names of the nodes that go with it.
+def layers(graph: Any) -> dict[str, Layer]:
+    """The graph's layers by name, in the order of execution.
 
-    A layer is one operator for which there are 8-bit kernels and whose result is float, together with the Relu or Clip
-    that is alone in reading it. What is in the graph's `tail` is none.
+    A layer is one operator for which there are 8-bit kernels and whose result is float; what is in the graph's `tail`
+    is none. The Relu or Clip that alone reads a layer goes with it: it is absorbed, or stays float with it.
     """
-    shapes, weights, readers = float_shapes(graph), constants(graph), consumers(graph)
-    outputs, behind = {one.name for one in graph.output}, tail(graph)
+    shapes, weights, behind = float_shapes(graph), constants(graph), tail(graph)
     found = {}
     for node in graph.node:
         if node.op_type not in (*WEIGHTED, *ARITHMETIC) or node.output[0] not in shapes or node.name in behind:
             continue
         if node.op_type in ("Conv", "Gemm") and node.input[1] not in weights:
             continue
-        names = [node.name]
-        reads = readers.get(node.output[0], [])
-        alone = len(reads) == 1 and reads[0].op_type in ACTIVATIONS and reads[0].name not in behind
-        if alone and node.output[0] not in outputs:
-            names.append(reads[0].name)
         held = sum(math.prod(weights[name].dims) for name in node.input if name in weights)
-        found[node.name] = (Layer(node.name, node.op_type, _macs(node, shapes, weights), held), tuple(names))
+        found[node.name] = Layer(node.name, node.op_type, _macs(node, shapes, weights), held)
     return found
 
 

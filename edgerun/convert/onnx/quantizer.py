@@ -29,10 +29,10 @@ class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`method`: how ranges follow from what was observed; `percentile`: for that method, in percent.
 
     `equalise`: scale channels between neighbours to one range before anything else. `bias_correction`: take the mean
-    error that rounded weights make out of the biases.
-    `reduce_range`: 7-bit weights, for x86 without VNNI, where pairs of products saturate 16 bits.
-    `dynamic`: ranges at run time instead of calibration; refused. `input_ranges`: input name → real range that its
-    8-bit form must hold (of pixels: (0 − mean) / std … (255 − mean) / std), where the samples may not show it all.
+    error that rounded weights make out of the biases. `reduce_range`: 7-bit weights, for x86 without VNNI, where pairs
+    of products saturate 16 bits. `dynamic`: ranges at run time instead of calibration; refused. `input_ranges`: input
+    name → real range that its 8-bit form must hold (of pixels: (0 − mean) / std … (255 − mean) / std), where the
+    samples may not show it all.
     """
 
     method: Method = "mse"
@@ -59,7 +59,7 @@ class OnnxQuantizer:
         self._where = network.path
         self._model = onnx.load_model(str(network.path))
         self._layers = graphs.layers(self._model.graph)
-        if not any(layer.op in graphs.WEIGHTED for layer, _ in self._layers.values()):
+        if not any(layer.op in graphs.WEIGHTED for layer in self._layers.values()):
             raise ModelError(
                 "the model has nothing that 8 bits would help",
                 where=network.path,
@@ -81,7 +81,7 @@ class OnnxQuantizer:
 
     @property
     def layers(self) -> Sequence[Layer]:
-        return tuple(layer for layer, _ in self._layers.values())
+        return tuple(self._layers.values())
 
     def sensitivity(self, samples: Samples, progress: Progress) -> Mapping[str, float]:
         """The lowest SQNR among the float outputs, over all samples, at most `MOST_SQNR_DB`.
@@ -112,16 +112,11 @@ class OnnxQuantizer:
         return [name for name in names if name in shapes and name not in held]
 
     def _excluded(self, kept: Iterable[str]) -> list[str]:
-        """The nodes that stay float: those of kept layers, the graph's tail, and those that cannot be layers."""
+        """The nodes that stay float: kept layers, those that cannot be layers, and the graph's tail."""
+        arithmetic = (*graphs.WEIGHTED, *graphs.ARITHMETIC)
         nodes = self._model.graph.node
-        members = {name for _, names in self._layers.values() for name in names}
-        names = [name for layer in kept for name in self._layers[layer][1]]
-        loose = [
-            one.name
-            for one in nodes
-            if one.op_type in (*graphs.WEIGHTED, *graphs.ARITHMETIC) and one.name not in members
-        ]
-        return [*names, *loose, *graphs.tail(self._model.graph)]
+        loose = [one.name for one in nodes if one.op_type in arithmetic and one.name not in self._layers]
+        return [*kept, *loose, *graphs.tail(self._model.graph)]
 
     def _quantise(self, kept: frozenset[str]) -> Any:
         from onnxruntime.quantization import QuantType

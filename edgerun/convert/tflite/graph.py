@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgerun.errors import MissingError, ModelError
+from edgerun.models.flatbuffer import DAMAGED
 
 FloatArray = NDArray[np.float32]
 
@@ -67,7 +68,7 @@ class Graph:
             )
         try:
             self.model: Any = self._tools.read_model_from_bytearray(bytearray(content))
-        except Exception as error:  # the generated reader raises whatever damaged bytes lead it into
+        except (*DAMAGED, TypeError, AttributeError, KeyError) as error:
             raise ModelError("the model is damaged", where=where, got=f"{type(error).__name__}: {error}") from error
         if not self.model.subgraphs:
             raise ModelError("the model holds no graph", where=where)

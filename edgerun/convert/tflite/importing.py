@@ -17,6 +17,7 @@ import numpy as np
 from edgerun.convert.parts import Network
 from edgerun.convert.tflite.graph import FloatArray, Graph, open_graph
 from edgerun.errors import ModelError
+from edgerun.models.flatbuffer import DAMAGED
 
 SIGNATURE = "serving_default"
 _SMALL_INTEGERS = ("int8", "uint8", "int16", "INT4")
@@ -36,17 +37,17 @@ def read(path: Path, workdir: Path, options: ReadOptions | None = None) -> Netwo
     that are open and not stated in `options.shapes`.
     """
     graph = open_graph(path)
-    notes: list[str] = []
-    _refuse_quantised(graph)
-    notes += _unpack_weights(graph)
-    notes += _fix_shapes(graph, (options or ReadOptions()).shapes)
-    graph.drop_unused()
-    notes += _shorten_names(graph)
-    if _unsigned(graph):
-        graph.sign(SIGNATURE)
-        notes.append("A SignatureDef was added: the file had none that covers its inputs and outputs.")
+    try:
+        notes = _prepare(graph, options or ReadOptions())
+        content = graph.to_bytes()
+    except ModelError:
+        raise
+    except (*DAMAGED, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "the model is damaged: its parts do not fit together", where=path, got=f"{type(error).__name__}: {error}"
+        ) from error
     target = workdir / "float.tflite"
-    content = _with_shapes(graph.to_bytes(), path)
+    content = _with_shapes(content, path)
     try:
         target.write_bytes(content)
     except OSError as error:
@@ -54,6 +55,19 @@ def read(path: Path, workdir: Path, options: ReadOptions | None = None) -> Netwo
     from ai_edge_litert import __version__ as version
 
     return Network(target, "tflite", tuple(notes), {"ai-edge-litert": version})
+
+
+def _prepare(graph: Graph, options: ReadOptions) -> list[str]:
+    """Undo all of it in place; what was done, in words."""
+    _refuse_quantised(graph)
+    notes = _unpack_weights(graph)
+    notes += _fix_shapes(graph, options.shapes)
+    graph.drop_unused()
+    notes += _shorten_names(graph)
+    if _unsigned(graph):
+        graph.sign(SIGNATURE)
+        notes.append("A SignatureDef was added: the file had none that covers its inputs and outputs.")
+    return notes
 
 
 def _refuse_quantised(graph: Graph) -> None:

@@ -187,7 +187,7 @@ class Plan:
     def _weighted_rung(self, op: Any, name: str, kept: frozenset[str]) -> Rung:
         if name not in kept:
             return "int8"
-        return "dynamic" if self._may_be_dynamic(op) else "float16"
+        return "dynamic" if self._may_be_dynamic(op) and name + WEIGHTS not in kept else "float16"
 
     def _spread(self, found: dict[str, Rung], kept: frozenset[str]) -> None:
         """Rungs of the operators without weights: forwards from what they read, then back where nobody wants int8."""

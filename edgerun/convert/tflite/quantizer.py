@@ -41,6 +41,11 @@ class QuantizerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     that its int8 form must hold (of pixels: (0 − mean) / std … (255 − mean) / std), where the samples may not show it
     all. `dynamic`: whether layers may keep float activations with int8 weights. `half`: kept layers' weights as float16
     instead of float32. `target` "edgetpu": everything int8, inputs and outputs too, or an error.
+
+    The defaults are what measured best. SSD MobileNet v2, everything int8, 379 detections of the float model in 200
+    pictures not calibrated on, recall / extra boxes: mse .966/.061, average .966/.077, percentile .974/.095, minmax
+    .934/.098; without bias correction .953/.071 (the logits' error 0.124 instead of 0.087); with cross-layer
+    equalisation, which finds two pairs in it (the rest saturates in ReLU6), .950/.066: therefore off.
     """
 
     ranges: Method = "mse"

@@ -32,7 +32,7 @@ def prune_and_distil(
 ) -> tuple[Network, tuple[Step, ...]]:
     """`source` (see `loading.load`) pruned to `goal` (None: not at all), distilled from itself, as float ONNX.
 
-    `calibration`: see `data.Inputs`; without labels. `device`: where to learn, `cuda` for a GPU. `original`: its export,
+    `calibration`: see `data.Inputs`; without labels. `device`: where to learn, `cuda` say. `original`: its export,
     where there is one already. The seed of every step is that of `options`. Raises what `load`, `prune`, `distil` and
     `export` raise: `ModelError` for a `.pt2`, which holds no layers to prune or teach.
     """
