@@ -1,8 +1,8 @@
 """Counters that add up and latency histograms that merge, in constant memory.
 
 `Account` keeps the promise "every grabbed frame ends in exactly one counter"; `Histogram` is log-linear as in
-HdrHistogram (G. Tene, hdrhistogram.org): 32 buckets per power of two, so a reported percentile is at most 3.2 % above
-the true one.
+HdrHistogram (G. Tene, hdrhistogram.org): 32 buckets per power of two, so a reported percentile is at most `1/32`
+(3.2 %) above the true one, and 1 µs. A histogram takes 8 KiB, however many values it holds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -22,6 +22,11 @@ _SUB_BITS = 5
 _SUB = 1 << _SUB_BITS
 _OCTAVES = 31
 _SIZE = _SUB * _OCTAVES
+
+
+Watch = Callable[[str, str | None, int | None, int | None], None]
+"""Told of the end of a frame: its fate, the reason where it failed, and, where whoever counted it said so, its `seq`
+and when it was captured (monotonic ns). Called by the thread that counts: it must be quick and raise nothing."""
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -37,9 +42,10 @@ class AccountView(msgspec.Struct, frozen=True):
 
 
 class Account:
-    """Counts the frames of one (stream, model). Thread-safe."""
+    """Counts the frames of one (stream, model). Thread-safe. `watch`, where set, is told of every end."""
 
     def __init__(self) -> None:
+        self.watch: Watch | None = None
         self._lock = threading.Lock()
         self._grabbed = 0
         self._fates = dict.fromkeys(FATES, 0)
@@ -49,14 +55,18 @@ class Account:
         with self._lock:
             self._grabbed += 1
 
-    def end(self, fate: str, reason: str | None = None) -> None:
-        """A frame met its `fate` (one of FATES); `failed` needs a `reason`."""
+    def end(
+        self, fate: str, reason: str | None = None, *, seq: int | None = None, captured_ns: int | None = None
+    ) -> None:
+        """A frame met its `fate` (one of FATES); `failed` needs a `reason`. `seq` and `captured_ns` are for `watch`."""
         if fate == "failed" and reason is None:
             raise ValueError("a failed frame is counted with its reason")
         with self._lock:
             self._fates[fate] += 1
             if fate == "failed" and reason is not None:
                 self._reasons[reason] += 1
+        if self.watch is not None:
+            self.watch(fate, reason, seq, captured_ns)
 
     def dropped(self) -> tuple[int, int]:
         """Frames skipped and superseded so far."""
@@ -80,6 +90,7 @@ class Histogram:
         self._lock = threading.Lock()
         self._buckets = array("Q", bytes(8 * _SIZE))
         self._count = 0
+        self._sum_ms = 0.0
         self._max_ms = 0.0
 
     def record(self, value_ms: float) -> None:
@@ -87,17 +98,21 @@ class Histogram:
         with self._lock:
             self._buckets[index] += 1
             self._count += 1
+            self._sum_ms += value_ms
             if value_ms > self._max_ms:
                 self._max_ms = value_ms
 
     def merge(self, other: Histogram) -> None:
         with other._lock:
-            buckets, count, max_ms = other._buckets[:], other._count, other._max_ms
+            buckets, count, sum_ms, max_ms = other._buckets[:], other._count, other._sum_ms, other._max_ms
+        if not count:
+            return
         with self._lock:
             for i, n in enumerate(buckets):
                 if n:
                     self._buckets[i] += n
             self._count += count
+            self._sum_ms += sum_ms
             self._max_ms = max(self._max_ms, max_ms)
 
     def take(self) -> Histogram:
@@ -106,6 +121,7 @@ class Histogram:
         with self._lock:
             taken._buckets, self._buckets = self._buckets, taken._buckets
             taken._count, self._count = self._count, 0
+            taken._sum_ms, self._sum_ms = self._sum_ms, 0.0
             taken._max_ms, self._max_ms = self._max_ms, 0.0
         return taken
 
@@ -114,28 +130,57 @@ class Histogram:
         return self._count
 
     @property
+    def sum_ms(self) -> float:
+        """All values added up, exactly."""
+        return self._sum_ms
+
+    @property
     def max_ms(self) -> float:
         return self._max_ms
 
     def percentile(self, percent: float) -> float | None:
         """The upper edge (ms) of the bucket that holds this percentile, at most the maximum; None when empty."""
+        return next(iter(self.percentiles((percent,))), None)
+
+    def percentiles(self, percents: Sequence[float]) -> list[float]:
+        """Those percentiles (ms), `percents` ascending, all of one look; empty when nothing was recorded."""
         with self._lock:
-            if not self._count:
-                return None
-            rank = max(1, math.ceil(self._count * percent / 100.0))
-            seen = 0
-            for i, n in enumerate(self._buckets):
-                seen += n
-                if seen >= rank:
-                    return min(_upper_edge_ms(i), self._max_ms)
-            return self._max_ms
+            buckets, count, max_ms = self._buckets[:], self._count, self._max_ms
+        out: list[float] = []
+        if not count:
+            return out
+        ranks = [max(1, math.ceil(count * percent / 100.0)) for percent in percents]
+        seen = 0
+        for i, n in enumerate(buckets):
+            if not n:
+                continue
+            seen += n
+            while len(out) < len(ranks) and seen >= ranks[len(out)]:
+                out.append(min(_upper_edge_ms(i), max_ms))
+            if len(out) == len(ranks):
+                break
+        return out
+
+    def cumulative(self, octaves: Sequence[int]) -> list[int]:
+        """How many values were below 2^o µs for each o of `octaves`, ascending, from 5 on: there a bucket ends, so that
+        the counts are exact, to the whole µs that a value is cut to.
+        """
+        with self._lock:
+            buckets = self._buckets[:]
+        out: list[int] = []
+        seen = at = 0
+        for octave in octaves:
+            end = min(_index((1 << octave) / 1000.0), _SIZE)
+            seen += sum(buckets[at:end])
+            at = max(at, end)
+            out.append(seen)
+        return out
 
     def summary(self, percents: tuple[float, ...] = (50, 95, 99), with_max: bool = True) -> dict[str, float]:
         """{"p50": …, …, "max": …} in ms, rounded to 1 µs; empty when nothing was recorded."""
-        if not self._count:
-            return {}
-        out = {f"p{percent:g}": round(self.percentile(percent) or 0.0, 3) for percent in percents}
-        if with_max:
+        values = self.percentiles(percents)
+        out = {f"p{percent:g}": round(value, 3) for percent, value in zip(percents, values, strict=False)}
+        if with_max and out:
             out["max"] = round(self._max_ms, 3)
         return out
 

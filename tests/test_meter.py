@@ -83,3 +83,45 @@ def test_unknown_fates_and_failures_without_a_reason_are_refused() -> None:
         account.end("failed")
     view = account.view()
     assert sum(view.fates.values()) == sum(view.failed_reasons.values()) == 0
+
+
+@given(values, values)
+def test_the_sum_is_exact_and_merges(left: list[float], right: list[float]) -> None:
+    a, b = Histogram(), Histogram()
+    for value in left:
+        a.record(value)
+    for value in right:
+        b.record(value)
+    b.merge(a.take())
+    assert (a.sum_ms, a.count) == (0.0, 0)
+    assert b.sum_ms == pytest.approx(math.fsum(left + right))
+
+
+@given(values)
+def test_several_percentiles_are_of_one_look(data: list[float]) -> None:
+    histogram = Histogram()
+    for value in data:
+        histogram.record(value)
+    percents = (50, 90, 95, 99)
+    assert histogram.percentiles(percents) == [histogram.percentile(one) for one in percents]
+    assert list(histogram.summary(percents)) == ["p50", "p90", "p95", "p99", "max"]
+
+
+@given(st.lists(st.integers(0, 1 << 34), max_size=200))
+def test_counts_below_powers_of_two_are_exact(micros: list[int]) -> None:
+    octaves = (5, 8, 13, 20, 30)
+    histogram = Histogram()
+    for value in micros:
+        histogram.record((value + 0.5) / 1000)
+    assert histogram.cumulative(octaves) == [sum(value < 1 << o for value in micros) for o in octaves]
+
+
+def test_whoever_watches_an_account_is_told_of_every_end() -> None:
+    account, told = Account(), []
+    account.end("gated")
+    account.watch = lambda *end: told.append(end)
+    account.end("skipped")
+    account.end("failed", "engine", seq=7, captured_ns=99)
+    with pytest.raises(KeyError):
+        account.end("lost")
+    assert told == [("skipped", None, None, None), ("failed", "engine", 7, 99)]

@@ -169,15 +169,20 @@ def _rewrite_tflite(content: bytes, change: Callable[[Tensor], Tensor]) -> bytes
     for subgraph in model.subgraphs:
         for tensor in subgraph.tensors:
             kind = kinds.get(tensor.type)
-            buffer = table.Buffers(tensor.buffer)
-            if kind is None or tensor.buffer in seen or buffer.DataLength() < _FEWEST * kind.itemsize:
+            if kind is None or tensor.buffer in seen or tensor.shape is None or len(tensor.shape) < 2:
                 continue
-            if tensor.shape is None or len(tensor.shape) < 2:
-                continue
-            seen.add(tensor.buffer)
-            data = buffer.DataAsNumpy()
-            data[:] = change(data.view(kind)).view(np.uint8)
+            data = _buffer(whole, table.Buffers(tensor.buffer))
+            if data.size >= _FEWEST * kind.itemsize and data.size % kind.itemsize == 0:
+                seen.add(tensor.buffer)
+                data[:] = change(data.view(kind)).view(np.uint8)
     return bytes(whole)
+
+
+def _buffer(whole: bytearray, buffer: Any) -> Any:
+    """A view of the buffer's bytes; newer files hold them behind the FlatBuffer, at an offset from the beginning."""
+    if buffer.Offset() > 1:
+        return np.frombuffer(whole, np.uint8, buffer.Size(), buffer.Offset())
+    return buffer.DataAsNumpy() if buffer.DataLength() else np.empty(0, np.uint8)
 
 
 def _outputs(content: bytes, kind: Format, samples: Samples) -> list[Tensor]:

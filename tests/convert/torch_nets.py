@@ -39,7 +39,7 @@ class Fashion(nn.Module):
 
 
 class Joined(nn.Module):
-    """Everything that ties layers together: a depthwise layer, a sum, a concatenation, two outputs, one a map."""
+    """What ties layers together: a depthwise layer, a sum, a flattened map; two outputs, one of them a map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,13 +47,14 @@ class Joined(nn.Module):
         self.depth = _block(16, 16, groups=16)
         self.point = _block(16, 16)
         self.side = _block(16, 24)
-        self.map = nn.Conv2d(40, 6, 1)
-        self.values = nn.Linear(40 * 16, 4)
+        self.map = nn.Conv2d(16, 6, 1)
+        self.values = nn.Linear(24 * 16, 4)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         stem = self.stem(image)
-        both = torch.cat([stem + self.point(self.depth(stem)), self.side(stem)], 1)
-        return {"map": self.map(both), "values": self.values(torch.flatten(nn.functional.max_pool2d(both, 2), 1))}
+        both = stem + self.point(self.depth(stem))
+        pooled = nn.functional.max_pool2d(self.side(both), 2)
+        return {"map": self.map(both), "values": self.values(torch.flatten(pooled, 1))}
 
 
 def fashion() -> nn.Module:

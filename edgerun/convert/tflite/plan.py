@@ -137,6 +137,8 @@ class Plan:
         self._inputs = {int(i) for i in graph.main.inputs}
         self.kinds = {graph.layer(op): graph.kind(op) for op in graph.ops}
         self.layers = tuple(self._entries())
+        whole = self.rungs(frozenset())  # what is float even then offers no choice
+        self.layers = tuple(one for one in self.layers if one.macs or one.weights or whole[one.name] == "int8")
         self.refused = {name: kind for name, kind in self.kinds.items() if not self._may(name)}
         """Layers no int8 form is known for → their kind; they stay in float."""
 

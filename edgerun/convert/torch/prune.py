@@ -104,6 +104,8 @@ def _to_cost(
             break
         progress(what, min(turn, goal.rounds - 1), goal.rounds)
         aim = max(final, start * (1 - goal.share * (turn + 1) / goal.rounds))
+        if now <= aim:  # the last block of the round before took more than was due
+            continue
         if not _round(pruned, inputs, goal, data, now - aim, least, seed + turn):
             break
         _check(pruned, inputs, shapes)
@@ -213,7 +215,8 @@ def _groups(module: Module, inputs: tuple[TorchTensor, ...], goal: Goal) -> tupl
             remedy="channels can be pruned where layers are modules (nn.Conv2d …) and the rest is ordinary arithmetic",
         ) from error
     answering = {id(node.module) for node in graph.module2node.values() if node.grad_fn in finals or not node.outputs}
-    return graph, [group for group in found if not _answers(graph, group, answering, kinds)]
+    free = [group for group in found if not _answers(graph, group, answering, kinds)]
+    return graph, [group for group in free if _mapped(graph, group, kinds)]
 
 
 def _answers(graph: Any, group: Any, answering: set[int], kinds: tuple[Any, ...]) -> bool:
@@ -224,6 +227,17 @@ def _answers(graph: Any, group: Any, answering: set[int], kinds: tuple[Any, ...]
         if id(layer) in answering and not (reads and getattr(layer, "groups", 1) == 1):
             return True
     return False
+
+
+def _mapped(graph: Any, group: Any, kinds: tuple[Any, ...]) -> bool:
+    """Whether the graph knows which channels belong together; some concatenations mislead it beyond a layer's width."""
+    for item in group:
+        layer = item.dep.target.module
+        if isinstance(layer, kinds):
+            reads = graph.is_in_channel_pruning_fn(item.dep.handler)
+            if item.idxs and max(item.idxs) >= (graph.get_in_channels(layer) if reads else _outputs(layer)):
+                return False
+    return True
 
 
 def _together(module: Module, group: Any) -> int:
