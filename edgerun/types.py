@@ -286,13 +286,15 @@ class Seen(msgspec.Struct, frozen=True):
 class EngineInfo(msgspec.Struct, frozen=True):
     """What really runs: `runtime` with its version ("litert 2.3.0"), the accelerator in use, CPU threads.
 
-    `fallbacks` names each accelerator that was tried before this one, with the reason it was refused.
+    `fallbacks` names each accelerator that was tried before this one, with the reason it was refused. `delegated`: how
+    many of the model's operators the accelerator took, and of how many, where the runtime tells.
     """
 
     runtime: str
     accelerator: str
     threads: int
     fallbacks: tuple[tuple[str, str], ...] = ()
+    delegated: tuple[int, int] | None = None
 
 
 class ModelInfo(msgspec.Struct, frozen=True):

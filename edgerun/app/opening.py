@@ -62,6 +62,7 @@ def open_model(config: ModelConfig, on_change: OnChange | None = None, rate_hz: 
             model_for=lambda name: bundle.artifact_for(name).model,
             golden=partial(golden_tensors, config, bundle),
             on_change=on_change,
+            hang_s=config.hang_s,
         )
 
     plan = recurrence(bundle)

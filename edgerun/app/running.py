@@ -160,6 +160,8 @@ class App:
 
     def tell(self, notice: StreamNotice) -> None:
         """Log and publish that a stream's state changed."""
+        if notice.state == "running" and (why := self._why_degraded(notice.stream)):
+            notice = StreamNotice(notice.stream, "degraded", why)
         level = logging.WARNING if notice.state in {"stalled", "degraded"} else logging.INFO
         _log.log(level, "stream %s %s%s", notice.stream, notice.state, f": {notice.reason}" if notice.reason else "")
         self._states.set_state(notice.stream, notice.state, notice.reason)
@@ -173,14 +175,24 @@ class App:
         recovered = notice.event == "recovered"
         level = logging.INFO if recovered else logging.WARNING
         _log.log(level, "model %s %s: %s (now on %s)", notice.model, notice.event, notice.reason, notice.accelerator)
-        degraded = bool(self._models[notice.model].engine.info.fallbacks)
         for name, stream in self._config.streams.items():
             if notice.model in stream.models:
-                self._states.set_state(name, "degraded" if degraded else "running", notice.reason if degraded else "")
+                why = self._why_degraded(name)
+                accelerator = notice.accelerator if notice.model == stream.models[0] else None
+                self._states.set_state(name, "degraded" if why else "running", why, accelerator)
                 if self._broker is not None:
                     self._reporter.send_event(self._broker, notice.event, notice.reason, name)
         if self._broker is not None:
             self._reporter.send_states(self._broker)
+
+    def _why_degraded(self, stream: str) -> str:
+        """Which of the stream's models does not run where it should, and why; empty where all do."""
+        fallbacks = {
+            name: self._models[name].engine.info.fallbacks
+            for name in self._config.streams[stream].models
+            if self._models[name].engine.info.fallbacks
+        }
+        return "; ".join(f"{name} without {lost[-1][0]}: {lost[-1][1]}" for name, lost in fallbacks.items())
 
     def next_tick_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""

@@ -23,6 +23,11 @@ COMMANDS = {
     "doctor": ("edgerun.cli.doctor", "what this device has, what is wrong with it, and what to do about it"),
     "models": ("edgerun.cli.models", "look into model files: what is understood, from where, and what is needed"),
     "bench": ("edgerun.cli.bench", "latency, throughput, CPU, memory and energy of a model; ages of a whole pipeline"),
+    "convert": (
+        "edgerun.cli.convert",
+        "a smaller, faster model that is proved before it ships: quantise, judge, measure, bundle",
+    ),
+    "explain": ("edgerun.cli.explain", "which part of a picture carried a model's result, as a heat-map"),
     "tune": ("edgerun.cli.tune", "the best runtime, accelerator, threads and batch on this machine, as config lines"),
 }
 """Command → (module, what it does). A module has `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`."""

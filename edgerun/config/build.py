@@ -31,7 +31,6 @@ PLANNED = (
     "mqtt.home_assistant",
     "mqtt.compat",
     "mqtt.spool",
-    "models.*.hang_s",
     "streams.*.stall_s",
 )
 """Keys that belong to the format and that this version does not act on: refused, never silently ignored."""

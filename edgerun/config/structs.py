@@ -153,6 +153,13 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Share | None, Meta(description="Lowest score reported; by default the bundle's, else 0.5.")
     ] = None
     top_k: Annotated[Annotated[int, Meta(ge=1, le=1000)], Meta(description="Classes reported of a classification.")] = 5
+    hang_s: Annotated[
+        Annotated[float, Meta(gt=0, le=600, extra={"unit": "s"})] | None,
+        Meta(
+            description="How long an inference on an accelerator may take before its process is killed; by default 20 "
+            "times its p99, 1 to 10 s."
+        ),
+    ] = None
     batch: Annotated[BatchConfig | None, Meta(description="A table, see below; by default one frame at a time.")] = None
     cache: Annotated[
         Annotated[int, Meta(ge=0, le=2**40, extra={"unit": "bytes"})],

@@ -101,6 +101,7 @@ class _Work:
         self._steps: list[Step] = []
         self._tools: dict[str, str] = {}
         self._ratios: Mapping[str, Any] = {}
+        self._notes: list[str] = []
 
     def run(self) -> Outcome:
         original = self.import_source()
@@ -193,7 +194,8 @@ class _Work:
         with self._step("calibrate") as told:
             few = Part(pair.calibration, spread(len(pair.calibration), MOST_CALIBRATION), candidate)
             quantizer = routes.make_quantizer(network, candidate, few, job.calibration, job.target, self._progress)
-            told(f"{len(quantizer.layers)} choices in {network.format}, ranges from {len(few)} samples.")
+            text = f"{len(quantizer.layers)} choices in {network.format}, ranges from {len(few)} samples."
+            told(" ".join((text, *quantizer.notes)))
         with self._step("choose") as told:
             mixed = job.precision != "int8" and job.target != "edgetpu"
             sample: Samples = Part(pair.calibration, spread(len(pair.calibration), _SENSITIVITY_SAMPLES), candidate)
@@ -211,8 +213,8 @@ class _Work:
                 text += f" Layers in higher precision and what is kept: {found.tries()}."
                 text += " The layers were chosen by this same comparison, which flatters its figures a little."
             told(text)
-        self._tools.update(getattr(quantizer, "tools", {}))
-        precisions = routes.precision_of(quantizer, network, found.kept)
+        self._tools.update(quantizer.tools)
+        precisions = quantizer.precisions(found.kept)
         layers = tuple(
             LayerChoice(layer, precisions[layer.name], found.sensitivity.get(layer.name))
             for layer in quantizer.layers
@@ -233,10 +235,12 @@ class _Work:
         entries = (Entry("original", self._network.path), Entry("result", result))
         with self._step("measure") as told:
             here = measure(entries, progress=self._progress)
-            self._ratios = here.ratios
+            self._ratios, self._notes = here.ratios, list(here.notes)
             measured = here.measured
             if job.on is not None:
-                measured += measure(entries, on=job.on, progress=self._progress).measured
+                there = measure(entries, on=job.on, progress=self._progress)
+                measured += there.measured
+                self._notes += there.notes
             told("; ".join(f"{one.name} on {one.device} {one.p50_ms:.2f} ms" for one in measured) + ".")
         return measured
 
@@ -351,6 +355,7 @@ class _Work:
             pair.evaluation,
             preview=sheet,
             ratios=self._ratios,
+            notes=self._notes,
             progress=self._progress,
             **openers,
         )

@@ -80,7 +80,16 @@ class Samples(Protocol):
 
 
 class Quantizer(Protocol):
-    """One route from a float network to a quantised one. Constructed with (network, calibration, options, progress)."""
+    """One route from a float network to a quantised one. Constructed with (network, calibration, options, progress).
+
+    `tools`: what it is made with → its version; `notes`: what it did to the network, one sentence each.
+    """
+
+    @property
+    def tools(self) -> Mapping[str, str]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -91,8 +100,16 @@ class Quantizer(Protocol):
         """By layer name: SQNR (dB) of the network's outputs with that layer alone quantised; low is sensitive."""
         ...
 
+    def ranked(self, sensitivity: Mapping[str, float]) -> Sequence[str]:
+        """Names of layers, the one first that is best left in higher precision."""
+        ...
+
     def build(self, kept: frozenset[str]) -> bytes:
         """The model file with the layers named in `kept` left in higher precision, everything else int8."""
+        ...
+
+    def precisions(self, kept: frozenset[str]) -> Mapping[str, str]:
+        """The precision of each layer in `build(kept)`, by name."""
         ...
 
 

@@ -111,23 +111,14 @@ def make_quantizer(
 
         if method is not None:
             chosen["method"] = method
-        return OnnxQuantizer(network, calibration, OnnxOptions(**chosen), progress)
+        onnx_options = OnnxOptions(input_ranges=_input_ranges(subject), **chosen)
+        return OnnxQuantizer(network, calibration, onnx_options, progress)
     from edgerun.convert.tflite.quantizer import QuantizerOptions, TfliteQuantizer
 
     if method is not None:
         chosen["ranges"] = method
     options = QuantizerOptions(target=target, input_ranges=_input_ranges(subject), **chosen)
     return TfliteQuantizer(network, calibration, options, progress)
-
-
-def precision_of(quantizer: Quantizer, network: Network, kept: frozenset[str]) -> dict[str, str]:
-    """The precision of each layer in `quantizer.build(kept)`."""
-    if network.format == "onnx":
-        return {layer.name: "float32" if layer.name in kept else "int8" for layer in quantizer.layers}
-    from edgerun.convert.tflite.quantizer import TfliteQuantizer
-
-    assert isinstance(quantizer, TfliteQuantizer), "made above"
-    return {name: str(rung) for name, rung in quantizer.precisions(kept).items()}
 
 
 def as_float(network: Network) -> bytes:

@@ -77,7 +77,9 @@ class OnnxEngine:
             self._open(onnxruntime, context) if context.accelerator == "cpu" else self._attach(onnxruntime, context)
         )
         self._session: Any = opened
-        self.info = EngineInfo(f"onnxruntime {onnxruntime.__version__}", context.accelerator, context.threads)
+        self.info = EngineInfo(
+            f"onnxruntime {onnxruntime.__version__}", context.accelerator, context.threads, delegated=self.delegated
+        )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         # Without integers at its edges nothing of the graph needs reading.
         quantised = any(_DTYPES.get(node.type, "")[:3] in ("int", "uin") for node in (*inputs, *outputs))

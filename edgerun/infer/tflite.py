@@ -55,7 +55,7 @@ class TfliteEngine:
         else:
             interpreter, self.delegated = _open_delegated(runtime.module, context)
         inputs, outputs = _details(interpreter, context.name)
-        self.info = EngineInfo(title, context.accelerator, context.threads)
+        self.info = EngineInfo(title, context.accelerator, context.threads, delegated=self.delegated)
         self.inputs = tuple(_spec(detail, context.name) for detail in inputs)
         self.outputs = tuple(_spec(detail, context.name) for detail in outputs)
         self._input_indices = tuple(int(detail["index"]) for detail in inputs)

@@ -7,11 +7,22 @@ moves them into the totals it keeps, `run` adds what has not been taken yet. Cou
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from edgerun.clock import Clock
-from edgerun.meter import Histogram, StreamMeter
+from edgerun.meter import AccountView, Histogram, StreamMeter
 from edgerun.telemetry.payload import stream_summary
+
+
+class StreamTotals(msgspec.Struct, frozen=True):
+    """What one stream's meter has measured since the ledger was made. The histograms are the caller's own."""
+
+    account: AccountView
+    age: Histogram
+    stages: Mapping[str, Histogram]
 
 
 class Ledger:
@@ -49,26 +60,39 @@ class Ledger:
             seconds = (self._clock.mono_ns() - self._started_ns) / 1e9
             return seconds, {stream: entry.run(seconds) for stream, entry in self._entries.items()}
 
+    def totals(self) -> dict[str, StreamTotals]:
+        """Each stream's counters and histograms since the beginning; nothing is reset."""
+        with self._lock:
+            return {stream: entry.totals() for stream, entry in self._entries.items()}
+
 
 class _Entry:
     def __init__(self, meter: StreamMeter) -> None:
         self.meter = meter
         self._total = _sharing_account(meter)
-        self._published = meter.account.view().fates["published"]
+        view = meter.account.view()
+        self._published, self._grabbed = view.fates["published"], view.grabbed
 
     def interval(self, seconds: float) -> dict[str, Any]:
         taken = _sharing_account(self.meter)
         taken.age = _move(self.meter.age, self._total.age)
         taken.stages = {stage: _move(now, self._total.stages[stage]) for stage, now in self.meter.stages.items()}
-        out = stream_summary(taken, seconds, published_before=self._published)
-        self._published = out["published"]
+        out = stream_summary(taken, seconds, published_before=self._published, grabbed_before=self._grabbed)
+        self._published, self._grabbed = out["published"], out["grabbed"]
         return out
 
     def run(self, seconds: float) -> dict[str, Any]:
+        return stream_summary(self._whole(), seconds)
+
+    def totals(self) -> StreamTotals:
+        whole = self._whole()
+        return StreamTotals(whole.account.view(), whole.age, whole.stages)
+
+    def _whole(self) -> StreamMeter:
         whole = _sharing_account(self.meter)
         whole.age = _sum(self._total.age, self.meter.age)
         whole.stages = {stage: _sum(self._total.stages[stage], now) for stage, now in self.meter.stages.items()}
-        return stream_summary(whole, seconds)
+        return whole
 
 
 def _sharing_account(meter: StreamMeter) -> StreamMeter:

@@ -22,6 +22,9 @@ from edgerun.types import EngineInfo
 VERSION = 1
 """The `v` of every message; a breaking change makes it 2."""
 
+PERCENTS = (50, 90, 95, 99)
+"""Percentiles of ages and latencies in telemetry, each with the maximum."""
+
 State = Literal["running", "stalled", "paused", "degraded", "ended"]
 
 
@@ -33,22 +36,29 @@ class InstalledModel(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: str | None = None
 
 
-def stream_summary(meter: StreamMeter, seconds: float, *, published_before: int = 0) -> dict[str, Any]:
+def stream_summary(
+    meter: StreamMeter, seconds: float, *, published_before: int = 0, grabbed_before: int | None = None
+) -> dict[str, Any]:
     """One stream's account, rate and percentiles; nothing is reset.
 
     `seconds` is the time that the meter's histograms cover, `published_before` the `published` counter at its
     beginning: `fps` = results published in that time / seconds. Ages and latencies in ms; without any value the
-    key is left out, as is `fps` of no time at all.
+    key is left out, as is `fps` of no time at all. With `grabbed_before`, likewise, it is telemetry's: `grabbed_fps` is
+    in it, and all of `PERCENTS`.
     """
+    full = grabbed_before is not None
     view = meter.account.view()
     out: dict[str, Any] = {"grabbed": view.grabbed, **view.fates, "in_flight": view.in_flight}
     if view.failed_reasons:
         out["failed_reasons"] = dict(view.failed_reasons)
     if seconds > 0:
         out["fps"] = round((view.fates["published"] - published_before) / seconds, 2)
-    if meter.age.count:
-        out["age_ms"] = meter.age.summary()
-    latency_ms = {stage: _latency(meter.stages[stage]) for stage in STAGES if meter.stages[stage].count}
+        if grabbed_before is not None:
+            out["grabbed_fps"] = round((view.grabbed - grabbed_before) / seconds, 2)
+    if age_ms := meter.age.summary(PERCENTS) if full else meter.age.summary():
+        out["age_ms"] = age_ms
+    told = {stage: _latency(meter.stages[stage], full) for stage in STAGES}
+    latency_ms = {stage: values for stage, values in told.items() if values}
     if latency_ms:
         out["latency_ms"] = latency_ms
     return out
@@ -120,12 +130,14 @@ def telemetry(
     engines: Mapping[str, Mapping[str, Any]],
     thermal: Mapping[str, Any] | None = None,
     power: Mapping[str, Any] | None = None,
-    rss_mib: float | None = None,
+    memory: Mapping[str, Any] | None = None,
     spool: Mapping[str, Any] | None = None,
+    **groups: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The message on `…/telemetry`. `ts` in Unix seconds; `interval_s` is the time it really covers.
 
-    `run` is the process's 8 hex digits, `number` counts its telemetry. Empty groups are left out.
+    `run` is the process's 8 hex digits, `number` counts its telemetry. `groups` are the further ones of the schema:
+    `disk`, `clock`, `sensors` …. Empty groups are left out.
     """
     out: dict[str, Any] = {
         "v": VERSION,
@@ -135,9 +147,8 @@ def telemetry(
         "streams": _plain(streams),
         "engines": _plain(engines),
     }
-    memory = _known(rss_mib=_rounded(rss_mib, 1))
-    groups = {"thermal": thermal, "power": power, "memory": memory, "spool": spool}
-    return out | {key: dict(group) for key, group in groups.items() if group}
+    known = {"thermal": thermal, "power": power, "memory": memory, "spool": spool, **groups}
+    return out | {key: dict(group) for key, group in known.items() if group}
 
 
 def info(
@@ -202,8 +213,8 @@ def event(
     return {**out, **_known(stream=stream, reason=reason or None), "text": text}
 
 
-def _latency(histogram: Histogram) -> dict[str, float]:
-    return histogram.summary((50, 99), with_max=False)
+def _latency(histogram: Histogram, full: bool) -> dict[str, float]:
+    return histogram.summary(PERCENTS) if full else histogram.summary((50, 99), with_max=False)
 
 
 def _fallbacks(info: EngineInfo) -> list[dict[str, str]]:

@@ -10,7 +10,9 @@ import msgspec
 from edgerun.clock import Clock
 from edgerun.ports import Broker
 from edgerun.telemetry import payload
+from edgerun.telemetry.drift import DriftWatch
 from edgerun.telemetry.ledger import Ledger
+from edgerun.telemetry.memory import MemoryTrend
 from edgerun.telemetry.states import StateKeeper, StreamState
 from edgerun.types import EngineInfo
 
@@ -45,7 +47,8 @@ class ReportedDevice(msgspec.Struct, frozen=True):
 class Reporter:
     """Publishes through `broker` what has changed or is due. Used by one thread; `birth` by any.
 
-    `read_load` gives what the process costs by name (`rss_mib`).
+    `read_load` gives what the process costs by name (`rss_mib`), `read_device` further groups of telemetry by name, as
+    the device knows them now (`thermal`, `power`, `disk`, `spool` …).
     """
 
     def __init__(
@@ -56,11 +59,18 @@ class Reporter:
         read_load: Callable[[], Mapping[str, float]],
         clock: Clock,
         telemetry_interval_s: float,
+        *,
+        read_device: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        drift: DriftWatch | None = None,
     ) -> None:
         self._device = device
         self._states = states
         self._ledger = ledger
         self._read_load = read_load
+        self._read_device = read_device
+        self._drift = drift
+        self._trend = MemoryTrend()
+        self._accounts = _accounts(device.streams)
         self._clock = clock
         self._interval_ns = round(telemetry_interval_s * 1e9)
         now_ns = clock.mono_ns()
@@ -104,8 +114,8 @@ class Reporter:
             topic, body = self._state(name, state)
             broker.publish(topic, body, qos=1, retain=True)
 
-    def send_event(self, broker: Broker, kind: str, text: str, stream: str) -> None:
-        """Publish something an operator wants to know."""
+    def send_event(self, broker: Broker, kind: str, text: str, stream: str | None = None) -> None:
+        """Publish something an operator wants to know, of one stream or of the whole device."""
         body = payload.event(
             run=self._device.run, number=self._events, ts=self._clock.unix_s(), kind=kind, text=text, stream=stream
         )
@@ -114,18 +124,38 @@ class Reporter:
 
     def send_telemetry(self, broker: Broker) -> None:
         """Publish what the meters say of the time since the last telemetry."""
+        broker.publish(self._device.topic("telemetry"), msgspec.json.encode(self.telemetry()))
+
+    def telemetry(self) -> dict[str, Any]:
+        """The next telemetry; the interval that it covers ends with it."""
         seconds, streams = self._ledger.interval()
+        groups = dict(self._read_device())
+        rss_mib = self._read_load().get("rss_mib")
+        if rss_mib is not None:
+            self._trend.add(self._clock.mono_ns(), rss_mib)
+        groups["memory"] = {**self._trend.group(rss_mib), **groups.get("memory", {})}
         body = payload.telemetry(
             run=self._device.run,
             number=self._telemetries,
             ts=self._clock.unix_s(),
             interval_s=seconds,
-            streams=streams,
+            streams={name: {**stream, **self._known_of(name)} for name, stream in streams.items()},
             engines={name: self._engine(name, engine, seconds) for name, engine in self._device.engines.items()},
-            rss_mib=self._read_load().get("rss_mib"),
+            **groups,
         )
         self._telemetries += 1
-        broker.publish(self._device.topic("telemetry"), msgspec.json.encode(body))
+        return body
+
+    def _known_of(self, account: str) -> dict[str, Any]:
+        """What others than its meter know of an account; that of crops has no source of its own."""
+        out: dict[str, Any] = {}
+        stream = self._accounts.get(account)
+        if stream is not None:
+            out |= self._states.interruptions(stream)
+            if faults := self._states.faults(stream):
+                out["input"] = list(faults)
+        drift = self._drift.report(account) if self._drift is not None else None
+        return out if drift is None else out | {"drift": drift}
 
     def _engine(self, name: str, engine: EngineReport, seconds: float) -> dict[str, Any]:
         busy_ns = engine.busy_ns()
@@ -138,3 +168,12 @@ class Reporter:
             state.state, reason=state.reason or None, accelerator=state.accelerator, counts=state.counts
         )
         return self._device.topic(f"state/{stream}"), msgspec.json.encode(body)
+
+
+def _accounts(streams: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The stream of each account that a source feeds, by the name that the ledger knows it under."""
+    return {
+        stream if len(models) == 1 else f"{stream}/{model}": stream
+        for stream, models in streams.items()
+        for model in models
+    }

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from edgerun.clock import Clock, SystemClock
+from edgerun.telemetry.hourly import LastHour
 from edgerun.telemetry.payload import State
 from edgerun.types import Publication
 
 _SEEING: tuple[State, ...] = ("running", "degraded")
+_NOT_YET = "no frame has come yet"
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -21,7 +24,7 @@ class StreamState(msgspec.Struct, frozen=True):
     """
 
     state: State = "stalled"
-    reason: str = "no frame has come yet"
+    reason: str = _NOT_YET
     accelerator: str = "cpu"
     counts: Mapping[str, int] | None = None
 
@@ -35,8 +38,12 @@ class StateKeeper:
     wants_picture = False
     broken = False
 
-    def __init__(self, accelerators: Mapping[str, str]) -> None:
+    def __init__(self, accelerators: Mapping[str, str], clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
         self._lock = threading.Lock()
+        self._stalls = {name: LastHour(clock) for name in accelerators}
+        self._reconnects = {name: LastHour(clock) for name in accelerators}
+        self._faults: dict[str, tuple[str, ...]] = dict.fromkeys(accelerators, ())
         self._now = {name: StreamState(accelerator=accelerator) for name, accelerator in accelerators.items()}
         self._changed: set[str] = set()
 
@@ -51,11 +58,36 @@ class StateKeeper:
             seen = {"counts": counts} if self._now[result.stamp.stream].state in _SEEING else {}
             self._update(result.stamp.stream, accelerator=result.model.accelerator, **seen)
 
-    def set_state(self, stream: str, state: State, reason: str) -> None:
-        """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go."""
-        blind = {} if state in _SEEING else {"counts": None}
+    def set_state(self, stream: str, state: State, reason: str, accelerator: str | None = None) -> None:
+        """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go.
+
+        `accelerator`: what its model runs on from now on, where that has changed.
+        """
+        known: dict[str, object] = {} if accelerator is None else {"accelerator": accelerator}
+        if state not in _SEEING:
+            known["counts"] = None
         with self._lock:
-            self._update(stream, state=state, reason=reason, **blind)
+            before = self._now[stream]
+            if state == "stalled":
+                self._stalls[stream].add()
+            elif state == "running" and before.state == "stalled" and before.reason != _NOT_YET:
+                self._reconnects[stream].add()
+            self._update(stream, state=state, reason=reason, **known)
+
+    def interruptions(self, stream: str) -> dict[str, int]:
+        """How often the stream stalled in the last hour, and how often came again: `stalls_1h`, `reconnects_1h`."""
+        with self._lock:
+            return {"stalls_1h": self._stalls[stream].count, "reconnects_1h": self._reconnects[stream].count}
+
+    def set_fault(self, stream: str, fault: str, present: bool) -> None:
+        """Something is wrong with what the camera or sensor sees (`frozen`, `dark` …), or is no longer."""
+        with self._lock:
+            others = tuple(one for one in self._faults[stream] if one != fault)
+            self._faults[stream] = (*others, fault) if present else others
+
+    def faults(self, stream: str) -> tuple[str, ...]:
+        """What is wrong with the stream's input now."""
+        return self._faults[stream]
 
     def end_all(self, reason: str) -> None:
         """The run is over: every stream that has not ended by itself, with a reason of its own, ends for this one."""

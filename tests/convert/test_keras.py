@@ -48,7 +48,7 @@ def test_a_keras_file_and_its_saved_model_come_out_alike_and_the_same_bytes_agai
         assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 16, 16, 3]
     assert Interpreter(str(first.path)).get_signature_list()["serving_default"] == {
         "inputs": ["picture"],
-        "outputs": ["scores"],
+        "outputs": ["output_0"],
     }
 
 
@@ -66,11 +66,11 @@ def test_operators_that_tflite_has_not_are_named(tmp_path: Path) -> None:
     class Odd(tf.Module):  # type: ignore[misc]
         @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])
         def serve(self, x: Any) -> Any:
-            return {"y": tf.math.lgamma(x)}
+            return {"y": tf.linalg.svd(tf.reshape(x, (2, 2)), compute_uv=False)}
 
     odd = Odd()
     tf.saved_model.save(odd, str(tmp_path / "odd"), signatures=odd.serve)
-    with pytest.raises(ModelError, match=r"no operator for part of this model.*got Lgamma"):
+    with pytest.raises(ModelError, match=r"no operator for part of this model.*got Svd"):
         read(tmp_path / "odd", tmp_path)
 
 

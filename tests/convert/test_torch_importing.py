@@ -68,7 +68,7 @@ def test_another_models_file_is_found_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "error", "said"),
     [
-        (f"{NETS}:fashoin", ModelError, 'did you mean "fashion"'),
+        (f"{NETS}:fashoin", ModelError, 'Did you mean "fashion"'),
         (f"{NETS}:broken", ModelError, "RuntimeError: the weights are elsewhere"),
         (f"{NETS}:number", ModelError, "expected a torch.nn.Module"),
         (f"{NETS}:fashion", ConfigError, "shape of the model's input is not known"),

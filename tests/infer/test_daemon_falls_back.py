@@ -72,13 +72,15 @@ def test_a_lost_accelerator_costs_no_frame_and_comes_back(mode: str, why: str, s
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
-    (fell_back,) = [event for event in bodies(messages, "event") if event["kind"] == "fell_back"]
-    assert why in fell_back["text"]
+    # Opened anew it works for another 40 inferences: where the machine is slow to heal it, it is lost once more.
+    told = [event["kind"] for event in bodies(messages, "event") if event["kind"] in ("fell_back", "recovered")]
+    assert told == ["fell_back", "recovered"] * (len(told) // 2)
+    assert all(why in event["text"] for event in bodies(messages, "event") if event["kind"] == "fell_back")
     degraded = [state for state in bodies(messages, "state/dock") if state["state"] == "degraded"]
     assert all(why in state["reason"] for state in degraded)
     results = bodies(messages, "detections/dock")
     ran_on = [result["model"]["accelerator"] for result in results]
     changes = [ran_on[0], *(after for before, after in pairwise(ran_on) if before != after)]
-    assert changes == ["external", "cpu", "external"]
+    assert changes == [*["external", "cpu"] * (len(told) // 2), "external"]
     stream = summary_of(out)["streams"]["dock"]
     assert stream["failed"] == 0  # the frame that it was lost with was answered too

@@ -64,7 +64,8 @@ def test_every_frame_is_in_the_sum(fates: dict[str, int], in_flight: int, age_ms
     meter = StreamMeter()
     fill(meter, fates, age_ms, in_flight)
     stream = payload.stream_summary(meter, 10.0)
-    for name, message in (("summary", summary_of({"main": stream})), ("telemetry", telemetry_of({"main": stream}))):
+    full = payload.stream_summary(meter, 10.0, grabbed_before=0)
+    for name, message in (("summary", summary_of({"main": stream})), ("telemetry", telemetry_of({"main": full}))):
         validate(name, sent(message))
         told = sent(message)["streams"]["main"]
         assert told["grabbed"] == sum(told[fate] for fate in FATES) + told["in_flight"]
@@ -107,7 +108,7 @@ def test_what_is_not_known_is_left_out() -> None:
 def test_telemetry_as_the_contract_shows_it() -> None:
     message = telemetry_of(
         {},
-        rss_mib=148.04,
+        memory={"rss_mib": 148.0},
         thermal={"soc_temp_c": 61.2, "throttled": False},
         power={"power_w": 4.1, "energy_kwh": 1.02, "source": "rail", "j_per_inference": 0.11},
         spool={"messages": 0, "bytes": 0, "dropped": 0},
@@ -123,6 +124,16 @@ def test_telemetry_as_the_contract_shows_it() -> None:
         "fallbacks": [{"accelerator": "edgetpu", "reason": "no device"}],
     }  # fmt: skip
     assert payload.engine_telemetry(CPU) == {"accelerator": "cpu", "degraded": False}
+
+
+def test_telemetry_tells_more_percentiles_than_the_summary() -> None:
+    meter = StreamMeter()
+    fill(meter, {"published": 100}, age_ms=61.0)
+    stream = payload.stream_summary(meter, 10.0, published_before=40, grabbed_before=0)
+    validate("telemetry", sent(telemetry_of({"main": stream})))
+    assert (stream["fps"], stream["grabbed_fps"]) == (6.0, 10.0)
+    for percentiles in (stream["age_ms"], *stream["latency_ms"].values()):
+        assert list(percentiles) == ["p50", "p90", "p95", "p99", "max"]
 
 
 @settings(deadline=None, max_examples=30)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from edgerun.convert.onnx.corrections import correct_biases, equalise, free_outp
 from edgerun.convert.onnx.ranges import Method
 from edgerun.convert.onnx.sessions import open_session
 from edgerun.convert.parts import Layer, Network, Progress, Samples
+from edgerun.convert.search import rank
 from edgerun.errors import ConfigError, ModelError
 
 MOST_SQNR_DB = 120.0
@@ -69,6 +71,7 @@ class OnnxQuantizer:
             )
         if options.dynamic:
             refuse_dynamic(self._model.graph, str(network.path))
+        self.tools: Mapping[str, str] = {**network.tools, "onnxruntime": version("onnxruntime")}
         self.notes: list[str] = []
         self._observed = observe(self._model, calibration, self._tensors(), progress)
         if options.equalise and (made := equalise(self._model, self._observed)):
@@ -96,6 +99,14 @@ class OnnxQuantizer:
             found[name] = reference.sqnr_db(alone, samples)
         progress("measure each layer", len(self._layers), len(self._layers))
         return found
+
+    def ranked(self, sensitivity: Mapping[str, float]) -> Sequence[str]:
+        """See `parts.Quantizer`: the most sensitive first."""
+        return rank(self.layers, sensitivity)
+
+    def precisions(self, kept: frozenset[str]) -> Mapping[str, str]:
+        """See `parts.Quantizer`."""
+        return {layer.name: "float32" if layer.name in kept else "int8" for layer in self.layers}
 
     def build(self, kept: frozenset[str]) -> bytes:
         """The .onnx file with the layers in `kept` in float32. Raises `ConfigError` for a name that is no layer."""

@@ -71,7 +71,8 @@ class TfliteQuantizer:
     ) -> None:
         self._options = options or QuantizerOptions()
         library("quantizer")  # before any work is done
-        self.tools = {"litert-quantizer": version("litert-quantizer"), **network.tools}
+        self.tools: Mapping[str, str] = {"litert-quantizer": version("litert-quantizer"), **network.tools}
+        self.notes: Sequence[str] = ()
         graph = open_graph(network.path)
         if len(graph.model.subgraphs) > 1:
             raise ModelError(
@@ -105,10 +106,10 @@ class TfliteQuantizer:
         """Layers for which there is no int8 form → their kind: they stay in float whatever is chosen."""
         return self._plan.refused
 
-    def precisions(self, kept: frozenset[str]) -> Mapping[str, Rung]:
+    def precisions(self, kept: frozenset[str]) -> Mapping[str, str]:
         """Every operator of the model → what it is in `build(kept)`."""
         rungs = self._plan.rungs(kept)
-        return dict.fromkeys(rungs, "int8") if self._whole else rungs
+        return {name: "int8" if self._whole else str(rung) for name, rung in rungs.items()}
 
     def sensitivity(self, samples: Samples, progress: Progress) -> Mapping[str, float]:
         """See `parts.Quantizer`. For an entry `… (weights)` the layer is taken as dynamic int8, else as static.
@@ -140,7 +141,7 @@ class TfliteQuantizer:
                 "the Edge TPU takes int8 only: no layer can be kept in float", where=self._where, got=sorted(kept)[:5]
             )
         try:
-            rungs = self.precisions(kept)
+            rungs = self._plan.rungs(kept)
         except KeyError as error:
             raise ModelError("unknown layers", where=self._where, got=error.args[0]) from error
         return self._written(rungs, self._options.half)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,7 @@ def _load_program(path: Path, options: Options) -> Loaded:
         raise ModelError("there is no such file", where=path)
     try:
         program = torch.export.load(path)
-    except _OF_USER_CODE as error:
+    except (*_OF_USER_CODE, zipfile.BadZipFile) as error:
         raise ModelError(
             "not a program that this PyTorch can load",
             where=path,
