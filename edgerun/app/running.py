@@ -108,6 +108,8 @@ class App:
         # What is there now stays: the collector need not walk through it again and again.
         gc.collect()
         gc.freeze()
+        # Else a full collection would wait for garbage worth a quarter of what is frozen: two megabytes in ten minutes.
+        gc.collect()
         if self._broker is not None:
             self._broker.start()
         if self._commands is not None:

@@ -160,18 +160,18 @@ class _Work:
         if job.prune or job.distil:
             from edgerun.convert.learning import slim
 
-            with self._step("prune" if job.prune else "distil") as told:
-                network, text = slim(
-                    job.source,
-                    self._source.shapes(job.said.size, 1 if job.said.color == "GRAY" else 3),
-                    pair.calibration,
-                    self._place.work,
-                    self._progress,
-                    share=job.prune,
-                    distil=job.distil,
-                    seed=job.seed,
-                )
-                told(text)
+            network, steps = slim(
+                job.source,
+                self._source.shapes(job.said.size, 1 if job.said.color == "GRAY" else 3),
+                pair.calibration,
+                self._place.work,
+                self._progress,
+                share=job.prune,
+                minutes=job.time_budget_min,
+                original=network,
+                seed=job.seed,
+            )
+            self._steps += steps
         wanted = job.format or ("tflite" if job.target == "edgetpu" else network.format)
         if wanted != network.format:
             with self._step(f"to {wanted}") as told:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgerun.convert.parts import Network, Progress, Samples
+from edgerun.convert.parts import Network, Progress, Samples, Step
 
 
 def slim(
@@ -16,34 +16,30 @@ def slim(
     progress: Progress,
     *,
     share: float | None,
-    distil: bool,
+    minutes: float,
+    original: Network,
     seed: int,
-) -> tuple[Network, str]:
-    """The model with `share` of its MACs gone and what it lost learned again from the original, as ONNX; and in words.
+) -> tuple[Network, Sequence[Step]]:
+    """The model with `share` of its MACs gone (None: all are left) and what it lost learned again from the original, as
+    ONNX; and what each step did.
 
-    What is pruned is always distilled: without it a pruned network is of no use. Raises `MissingError` without the
-    extra `convert-torch`, and what pruning raises.
+    What is pruned is always distilled: without it a pruned network is of no use. Learning ends after `minutes` at the
+    latest. Raises `MissingError` without the extra `convert-torch`, and what pruning raises.
     """
-    from edgerun.convert.torch import distil as distilling
-    from edgerun.convert.torch import importing, loading, prune
+    from edgerun.convert.torch.distil import Lesson
+    from edgerun.convert.torch.loading import Options
+    from edgerun.convert.torch.prune import Goal
+    from edgerun.convert.torch.recipe import prune_and_distil
 
-    options = loading.Options(shapes=tuple(shapes.values()), seed=seed)
-    loaded = loading.load(source, options)
-    student = loaded.module
-    told = []
-    if share is not None:
-        student = prune.prune(loaded.module, loaded.inputs, share, calibration, progress, seed)
-        told.append(f"{share:.0%} of the MACs were pruned, whole channels.")
-    learned: list[distilling.Learned] = []
-    student = distilling.distil(
-        student, loaded.module, calibration, progress, seed, names=loaded.names, told=learned.append
-    )
-    told += [
-        f"Distilled on {len(calibration)} samples without labels: {one.measure} {one.before:.4f} → {one.after:.4f} "
-        f"in {one.epochs:.1f} epochs."
-        for one in learned
-    ]
     folder = workdir / "slim"
     folder.mkdir()
-    network = importing.export(student, loaded.inputs, folder, name=loaded.name, names=loaded.names, options=options)
-    return network, " ".join(told)
+    return prune_and_distil(
+        source,
+        calibration,
+        folder,
+        progress,
+        goal=Goal(share) if share is not None else None,
+        lesson=Lesson(minutes=minutes),
+        options=Options(shapes=tuple(shapes.values()), seed=seed),
+        original=original,
+    )
