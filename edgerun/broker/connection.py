@@ -14,10 +14,10 @@ from edgerun.broker.complaints import Complaints
 from edgerun.broker.ending import Cause, Ending
 from edgerun.broker.inboxes import Inboxes
 from edgerun.broker.link import Link, load_paho
-from edgerun.broker.message import Message, check_topic
-from edgerun.broker.options import BrokerOptions, parse_address
+from edgerun.broker.message import Kind, Message, check_topic
+from edgerun.broker.options import Address, BrokerOptions
 from edgerun.broker.outgoing import Outgoing
-from edgerun.broker.reconnect import MQTT_5, Reconnect
+from edgerun.broker.reconnect import MQTT_5, Route
 from edgerun.broker.session import Session
 from edgerun.broker.tls import tls_context
 from edgerun.clock import Clock
@@ -57,6 +57,8 @@ class ConnectionStats(msgspec.Struct, frozen=True):
     oldest_unacked_s: float | None
     retry_in_s: float | None
     """Time to the next attempt; None while connected or connecting."""
+    broker: str
+    """`host:port` of the present or next link."""
 
 
 class Connection:
@@ -75,9 +77,8 @@ class Connection:
         outgoing: Outgoing | None = None,
     ) -> None:
         self._options, self._clock, self._birth = options, clock, birth
-        self._address = parse_address(options.url)
         self._outgoing = outgoing or Outgoing(options.queue_max, options.queue_max_bytes)
-        self._reconnect = Reconnect(options, self._address)
+        self._route = Route(options)
         self._complaints = Complaints()
         self._inboxes = Inboxes()
         self._lock = threading.Lock()
@@ -93,6 +94,18 @@ class Connection:
         self._last_error: BrokerError | None = None
         self._retry_at_ns: int | None = None
         self._sent = self._accepts = self._resent = 0
+        self._turned_ns = clock.mono_ns()
+
+    @property
+    def _address(self) -> Address:
+        return self._route.address
+
+    @property
+    def turned_ns(self) -> int:
+        """When the thread "mqtt" was last seen at work (monotonic ns): at least once a second while there is a link,
+        and otherwise with every attempt, of which one may take three times `connect_timeout_s` behind its back-off.
+        """
+        return self._turned_ns
 
     @property
     def connected(self) -> bool:
@@ -110,16 +123,29 @@ class Connection:
         Raises `MissingError` without paho, `ConfigError` when a certificate or the password cannot be read.
         """
         load_paho()
-        if self._address.tls:
+        if any(address.tls for address in self._options.addresses):
             tls_context(self._options)
         if self._options.password is not None:
             self._options.password.reveal()
+        self._outgoing.start(self._nudge)
         self._start_thread()
 
     def publish(
-        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        correlation: bytes | None = None,
+        keep: Kind | None = None,
+        number: int | None = None,
+        expires_s: int | None = None,
     ) -> None:
         """Queue one message; never blocks. While the link is down QoS 1 waits and QoS 0 is dropped, both counted.
+
+        `keep`: with a spool, it is stored under this class until the broker has it, and published with QoS 1; `number`
+        and `expires_s`: see `Message`.
 
         QoS 2 is not offered: results carry ids, and consumers drop duplicates by them. Raises `ValueError` for a topic
         that cannot be published to.
@@ -127,7 +153,9 @@ class Connection:
         check_topic(topic)
         if qos not in (0, 1):
             raise ValueError(f"QoS is 0 or 1; got {qos}")
-        message = Message(topic, payload, qos, retain, correlation)
+        if keep is not None:
+            qos = 1
+        message = Message(topic, payload, qos, retain, correlation, keep, number, expires_s)
         if self._stop.is_set():
             self._outgoing.refuse("stopped")
             return
@@ -135,8 +163,7 @@ class Connection:
             self._outgoing.refuse("offline")
         else:
             self._outgoing.put(message, self._clock.mono_ns())
-        if self._hungry:
-            self._wake()
+        self._nudge()
         if self._thread is not None and not self._thread.is_alive():
             self._revive()
 
@@ -174,6 +201,7 @@ class Connection:
             resent=self._resent,
             oldest_unacked_s=None if oldest_ns is None else (now_ns - oldest_ns) / 1e9,
             retry_in_s=None if retry_at_ns is None else max(0.0, (retry_at_ns - now_ns) / 1e9),
+            broker=str(self._address),
         )
 
     def stop(self, timeout_s: float) -> None:
@@ -197,6 +225,11 @@ class Connection:
         left = self._outgoing.drop_waiting()
         if left:
             _log.warning("%s: %d messages were not sent before the stop and are lost", self._address, left)
+
+    def _nudge(self) -> None:
+        """There may be something to send."""
+        if self._hungry:
+            self._wake()
 
     def _wake(self) -> None:
         """Get the thread "mqtt" out of its wait. A full or closed pipe means that it is awake, or gone, anyway."""
@@ -223,7 +256,7 @@ class Connection:
             self._start_thread()
 
     def _run(self) -> None:
-        self._end_link()  # of a thread that was killed
+        self._end_link(blame=False)  # of a thread that was killed
         while not self._stop.is_set():
             try:
                 ending = self._live()
@@ -231,30 +264,33 @@ class Connection:
                 _log.debug("in the thread mqtt", exc_info=True)
                 ending = endings.fault(self._address, error)
             now_ns = self._clock.mono_ns()
-            served_s = None if self._session is None else (now_ns - self._session.began_ns) / 1e9
-            plan = self._reconnect.after(ending, served_s)
+            self._turned_ns = now_ns
+            session = self._session
+            served_s = None if session is None else (now_ns - session.began_ns) / 1e9
+            # A broker that has acknowledged nothing on this link has other troubles than one message.
+            self._end_link(blame=ending.blames and session is not None and session.acked > 0)
+            plan = self._route.after(ending, served_s, suspicious=self._outgoing.cautious)
             self._last_error = plan.ending.error if ending.cause is not Cause.STOPPED else None
             self._retry_at_ns = now_ns + round(plan.delay_s * 1e9)
-            self._end_link()
             if not self._stop.is_set():
                 self._complaints.ended(plan.ending, plan.delay_s, now_ns)
                 self._clock.wait(self._stop, plan.delay_s)
             self._retry_at_ns = None
         self._close_wake()
 
-    def _end_link(self) -> None:
+    def _end_link(self, *, blame: bool) -> None:
         with self._lock:
             session, self._session = self._session, None
             link, self._link = self._link, None
             self._sent += session.sent if session else 0
         if link is not None:
             link.close()
-        self._resent += self._outgoing.rewind()
+        self._resent += self._outgoing.rewind(blame)
 
     def _live(self) -> Ending:
         """One link, from connecting to its end."""
         try:
-            link = Link(self._options, self._address, self._reconnect.protocol, self._wake_out.fileno())
+            link = Link(self._options, self._address, self._route.protocol, self._wake_out.fileno())
         except (OSError, ConfigError) as error:
             return endings.cannot_connect(self._options, self._address, error)
         self._link = link
@@ -280,12 +316,15 @@ class Connection:
         session = Session(
             link, link.accepted, self._options, self._outgoing, self._complaints, self._birth_messages(), now_ns
         )
+        self._outgoing.opened(session.window)
         self._accepts += 1
         self._last_error = None
         self._complaints.connected()
         self._session = session
         level = logging.INFO if link.protocol == MQTT_5 else logging.WARNING
         _log.log(level, "%s: connected as %s, MQTT %s", self._address, self._options.client_id, _version(link))
+        if self._route.stands_in:
+            _log.warning("%s stands in for %s", self._address, ", ".join(map(str, self._route.others())))
         return None
 
     def _serve(self, link: Link) -> Ending:
@@ -303,8 +342,10 @@ class Connection:
             timeout_s = 0.0
             if not session.hand_over(now_ns):
                 self._hungry = True  # from here on a publisher wakes us; what came just before is seen by has_more
-                if not session.has_more() and not (self._inboxes.waits and link.ready):
+                if not session.has_more(now_ns) and not (self._inboxes.waits and link.ready):
                     timeout_s = _TICK_S if not self._stop.is_set() else (self._stop_at_ns - now_ns) / 1e9
+                    due_ns = session.due_ns()
+                    timeout_s = timeout_s if due_ns is None else min(timeout_s, (due_ns - now_ns) / 1e9)
             self._step(link, timeout_s, now_ns)
             self._hungry = False
             now_ns = self._clock.mono_ns()
@@ -315,6 +356,7 @@ class Connection:
         return link.ending
 
     def _step(self, link: Link, timeout_s: float, now_ns: int) -> None:
+        self._turned_ns = now_ns
         if link.step(min(_TICK_S, timeout_s), now_ns):
             self._wake_out.recv(65536)
 

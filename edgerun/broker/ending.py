@@ -17,6 +17,8 @@ _BAD_PASSWORD = 0x86
 _NOT_AUTHORIZED = 0x87
 _BANNED = 0x8A
 SESSION_TAKEN = 0x8E
+_OFFENDED = frozenset({0x80, 0x81, 0x82, 0x83, 0x90, 0x94, 0x95, 0x97, 0x99, 0x9A, 0x9B})
+"""Reasons of a DISCONNECT that may lie in a message: malformed, too large, topic or payload invalid, quota …"""
 
 
 class Cause(Enum):
@@ -43,11 +45,15 @@ class Cause(Enum):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a link ended. `hung_up`: the broker closed it without a word, which a time-out of our own is not."""
+    """How a link ended. `hung_up`: the broker closed it without a word, which a time-out of our own is not.
+
+    `blames`: what it was sent last may be the reason.
+    """
 
     cause: Cause
     error: BrokerError
     hung_up: bool = False
+    blames: bool = False
 
 
 def cannot_connect(options: BrokerOptions, address: Address, error: Exception) -> Ending:
@@ -120,7 +126,7 @@ def disconnected(options: BrokerOptions, address: Address, code: int, words: str
     if code == SESSION_TAKEN:
         return taken_over(options, address, "the broker says so")
     error = BrokerError("the broker ended the connection", where=address, got=f"{words} (0x{code:02X})")
-    return Ending(Cause.LOST, error)
+    return Ending(Cause.LOST, error, blames=code in _OFFENDED)
 
 
 def taken_over(options: BrokerOptions, address: Address, evidence: str) -> Ending:
@@ -140,7 +146,7 @@ def taken_over(options: BrokerOptions, address: Address, evidence: str) -> Endin
 def lost(address: Address, got: str, *, hung_up: bool) -> Ending:
     """A working link that broke; `got` says what was seen of it."""
     error = BrokerError("the connection to the broker was lost", where=address, got=got)
-    return Ending(Cause.LOST, error, hung_up)
+    return Ending(Cause.LOST, error, hung_up, blames=hung_up)
 
 
 def stopped(address: Address) -> Ending:

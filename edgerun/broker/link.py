@@ -97,11 +97,12 @@ class Link:
         """Whether a message can be handed over: accepted, alive, and nothing of ours waits in paho's buffer."""
         return self.accepted is not None and self.ending is None and not self._client.want_write()
 
-    def publish(self, message: Message) -> int:
-        """Hand one message to paho, which writes it at once; returns its packet id."""
-        properties = None
-        if message.correlation is not None and self.protocol == MQTT_5:
-            properties = _answering(message.correlation)
+    def publish(self, message: Message, waited_s: int = 0) -> int:
+        """Hand one message to paho, which writes it at once; returns its packet id.
+
+        `waited_s` of its time to live have passed already.
+        """
+        properties = _properties(message, waited_s) if self.protocol == MQTT_5 else None
         return int(self._client.publish(message.topic, message.payload, message.qos, message.retain, properties).mid)
 
     def subscribe(self, topic_filter: str, qos: int) -> None:
@@ -260,13 +261,18 @@ def _will(options: BrokerOptions, protocol: int) -> Any:
     return properties
 
 
-def _answering(correlation: bytes) -> Any:
-    """The properties of a message that answers a request (MQTT 5.0, 4.10)."""
+def _properties(message: Message, waited_s: int) -> Any:
+    """Message Expiry Interval (MQTT 5.0, 3.3.2.3.3), and the correlation of an answer to a request (4.10)."""
+    if message.correlation is None and message.expires_s is None:
+        return None
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
     properties = Properties(PacketTypes.PUBLISH)
-    properties.CorrelationData = correlation
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    if message.expires_s is not None:
+        properties.MessageExpiryInterval = max(1, message.expires_s - waited_s)
     return properties
 
 

@@ -21,6 +21,8 @@ class BrokerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str
     client_id: str
+    more_urls: tuple[str, ...] = ()
+    """Brokers to go to, in this order, while the one at `url` cannot be reached or refuses us."""
     username: str | None = None
     password: Secret | None = None
     prefix: str = "edgerun"
@@ -57,11 +59,12 @@ class BrokerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             username = unquote(parts.username)
         if parts.password and password is None:
             password = Secret("plain", unquote(parts.password))
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        bare = _without_credentials(self.url)
         msgspec.structs.force_setattr(self, "url", bare)
+        msgspec.structs.force_setattr(self, "more_urls", tuple(_without_credentials(url) for url in self.more_urls))
         msgspec.structs.force_setattr(self, "username", username)
         msgspec.structs.force_setattr(self, "password", password)
-        parse_address(bare)
+        self.addresses  # noqa: B018  raises for those that are none
         if not self.client_id:
             raise ConfigError("the MQTT client id is empty", where="client_id", expected="the device id")
         if (self.cert_file is None) != (self.key_file is None):
@@ -69,6 +72,11 @@ class BrokerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, lowest in (("inflight_max", 1), ("queue_max", 1), ("queue_max_bytes", 1), ("keepalive_s", 1)):
             if getattr(self, name) < lowest:
                 raise ConfigError("too small", where=name, expected=f"at least {lowest}", got=getattr(self, name))
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The brokers, in their order."""
+        return tuple(parse_address(url) for url in (self.url, *self.more_urls))
 
     @property
     def status_topic(self) -> str:
@@ -96,7 +104,7 @@ def parse_address(url: str) -> Address:
     whose message leaves out a user and password.
     """
     parts = urlsplit(url)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    shown = _without_credentials(url)
     try:
         port = parts.port
     except ValueError:
@@ -112,3 +120,8 @@ def parse_address(url: str) -> Address:
         websocket=parts.scheme in ("ws", "wss"),
         path=parts.path if parts.path not in ("", "/") else "/mqtt",
     )
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,6 +17,7 @@ STABLE_S = 10.0
 """A link that lived this long was a good one: the back-off starts again from the bottom."""
 _SHORT_LIVES = 3
 """So many links in a row that the broker accepts and soon closes look like a take-over."""
+_NEXT_BROKER = (Cause.UNREACHABLE, Cause.SILENT, Cause.REFUSED, Cause.MUTE_CLOSE, Cause.VERSION)
 _MUTE_CLOSES = 2
 """So many silent closes of an MQTT 5 CONNECT, and 3.1.1 is tried: one alone may be a broker that restarts."""
 
@@ -43,14 +45,17 @@ class Reconnect:
         self._settled = False
         self.protocol = MQTT_5
 
-    def after(self, ending: Ending, served_s: float | None) -> Plan:
-        """`served_s`: how long the link was up since its CONNACK; None when it never was."""
+    def after(self, ending: Ending, served_s: float | None, *, suspicious: bool = False) -> Plan:
+        """`served_s`: how long the link was up since its CONNACK; None when it never was.
+
+        `suspicious`: a message is suspected of making the broker hang up, so that this is no fight of two.
+        """
         if served_s is None:
             fell_back = self._other_version(ending)
         else:
             fell_back = False
             self._mute_closes = 0
-            ending = self._suspect(ending, served_s)
+            ending = ending if suspicious else self._suspect(ending, served_s)
             if not self._settled:
                 self.protocol = MQTT_5
         if ending.cause is Cause.TAKEN:
@@ -96,3 +101,48 @@ class Reconnect:
         elif ending.cause is Cause.VERSION or (ending.cause is Cause.MUTE_CLOSE and not self._settled):
             self.protocol, self._settled = MQTT_5, False
         return False
+
+
+class Route:
+    """Which broker comes next, of several in their order.
+
+    A broker that cannot be reached, says nothing or refuses us is left for the next at once; behind the last comes the
+    first again, after its back-off. After a link that worked it is the first's turn: the others stand in.
+    """
+
+    def __init__(self, options: BrokerOptions, dice: random.Random | None = None) -> None:
+        self._brokers = [(address, Reconnect(options, address, dice)) for address in options.addresses]
+        self._at = 0
+
+    @property
+    def address(self) -> Address:
+        """Of the broker to connect to now."""
+        return self._brokers[self._at][0]
+
+    @property
+    def protocol(self) -> int:
+        """The MQTT version to try there."""
+        return self._brokers[self._at][1].protocol
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it is not the first."""
+        return self._at > 0
+
+    def others(self) -> Sequence[Address]:
+        """Those before it, that did not do."""
+        return [address for address, _ in self._brokers[: self._at]]
+
+    def after(self, ending: Ending, served_s: float | None, *, suspicious: bool = False) -> Plan:
+        """As `Reconnect.after`; from then on `address` and `protocol` are those of the next attempt."""
+        reconnect = self._brokers[self._at][1]
+        before = reconnect.protocol
+        plan = reconnect.after(ending, served_s, suspicious=suspicious)
+        if len(self._brokers) == 1 or (plan.protocol != before and served_s is None):
+            return plan
+        if served_s is None and ending.cause in _NEXT_BROKER and self._at + 1 < len(self._brokers):
+            self._at += 1
+            return Plan(0.0, self.protocol, plan.ending)
+        if plan.ending.cause is not Cause.TAKEN:
+            self._at = 0
+        return Plan(plan.delay_s, self.protocol, plan.ending)

@@ -43,15 +43,30 @@ class Session:
         self._mqtt5 = link.protocol == MQTT_5
         self._acked_ns = now_ns
         self._leaving = False
+        self.acked = 0
+        """PUBACKs of this link."""
         self.began_ns = now_ns
         self.sent = 0
 
-    def has_more(self) -> bool:
+    @property
+    def window(self) -> int:
+        """QoS 1 messages that may be on the way at a time."""
+        return self._window
+
+    def has_more(self, now_ns: int) -> bool:
         """Whether `hand_over` would do something: a glance, for the sake of a publisher that came just now."""
-        room = len(self._unacked) < self._window
         if not self._link.ready:
             return False
-        return (room and bool(self._greeting)) or (not self._leaving and self._outgoing.waits(room))
+        room = self._has_room()
+        return (room and bool(self._greeting)) or (not self._leaving and self._outgoing.waits(room, now_ns))
+
+    def due_ns(self) -> int | None:
+        """When something that waits for its time may be handed over (monotonic ns)."""
+        return None if self._leaving or not self._link.ready else self._outgoing.due_ns(self._has_room())
+
+    def _has_room(self) -> bool:
+        """Among messages of which one makes the broker hang up, each goes alone: see `Outgoing.rewind`."""
+        return len(self._unacked) < (1 if self._outgoing.cautious else self._window)
 
     def hand_over(self, now_ns: int) -> bool:
         """Give paho what fits: QoS 1 up to the window, and nothing while a packet still waits for the socket.
@@ -59,7 +74,7 @@ class Session:
         True when it stopped only to look at the network in between.
         """
         for _ in range(_BATCH):
-            room = len(self._unacked) < self._window
+            room = self._has_room()
             if not self._link.ready:
                 return False
             if self._greeting:
@@ -67,7 +82,7 @@ class Session:
                     return False
                 self._send(self._greeting.popleft(), None, now_ns)
                 continue
-            entry = None if self._leaving else self._outgoing.take(room)
+            entry = None if self._leaving else self._outgoing.take(room, now_ns)
             if entry is None:
                 return False
             self._send(entry.message, entry, now_ns)
@@ -82,6 +97,7 @@ class Session:
             if message is None:
                 continue  # of a QoS 0 message: paho reports it when it is written
             self._acked_ns = now_ns
+            self.acked += 1
             if code >= _FAILURES:
                 self._refused(message, entry, code, words)
             elif entry is not None:
@@ -113,7 +129,8 @@ class Session:
         if limit is not None and (size := packet_bytes(message, mqtt5=self._mqtt5)) > limit:
             self._too_large(message, entry, size, limit)
             return
-        mid = self._link.publish(message)
+        waited_s = 0 if entry is None else (now_ns - entry.put_ns) // 10**9
+        mid = self._link.publish(message, waited_s)
         self.sent += 1
         if message.qos:
             if not self._unacked:

@@ -95,6 +95,14 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--color", choices=("RGB", "BGR", "GRAY"), help="order of the channels (RGB)")
     group.add_argument("--fit", choices=("stretch", "letterbox", "crop"), help="how a picture is put into the input")
     group.add_argument("--size", metavar="WxH", type=numbers.size, help="of the input, where it is open")
+    group.add_argument(
+        "--shape",
+        metavar="INPUT=N,…",
+        type=_shape,
+        action="append",
+        default=[],
+        help="sides of an input that is left open, batch included; may be repeated",
+    )
     group.add_argument("--labels", metavar="FILE", type=Path, help="names of the classes, one a line")
     group.add_argument("--decoder", metavar="KIND", help="what reads the outputs")
     group.add_argument("--threshold", metavar="T", type=_score, help="lowest score reported, in the manifest too")
@@ -165,6 +173,7 @@ def make_job(args: argparse.Namespace) -> Any:
         calibrate=tuple(args.calibrate),
         evaluate=tuple(args.evaluate),
         said=said,
+        shapes=dict(args.shape),
         min_quality=args.min_quality,
         max_drop=args.max_drop,
         prune=args.prune,
@@ -252,6 +261,14 @@ def _floats(text: str) -> tuple[float, ...]:
     if not values or any(value != value or abs(value) == float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"expected a number, or one per channel parted by commas, got {text!r}")
     return values
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sides = text.rpartition("=")
+    found = tuple(int(one) for one in sides.split(",") if one.strip().isdecimal())
+    if not name or len(found) != len(sides.split(",")) or 0 in found:
+        raise argparse.ArgumentTypeError(f"expected INPUT=N,… such as audio=1,16000, got {text!r}")
+    return name, found
 
 
 def _number(text: str, low: float, high: float, *, least: bool, most: bool, said: str) -> float:

@@ -120,13 +120,20 @@ class _Work:
         """The original: float, as a file of its own."""
         job = self._job
         with self._step("import") as told:
-            shapes = self._source.shapes(job.said.size, 1 if job.said.color == "GRAY" else 3)
-            self._network = routes.read(self._source.path, self._place.work, shapes, job.seed)
+            self._network = routes.read(self._source.path, self._place.work, self._shapes(), job.seed)
             original = describe(self._network, self._source.bundle, job.said)
             self._tools.update(self._network.tools)
             assumed = [f"{one[:1].upper()}{one[1:]}." for one in original.assumed]
             told(" ".join((*self._network.notes, *assumed)) or "As it is.")
         return original
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of inputs that the source leaves open: as --shape says, else what --size and the manifest make of them."""
+        said = self._job.said
+        found = self._source.shapes(said.size, 1 if said.color == "GRAY" else 3)
+        return dict(self._job.shapes) if routes.is_torch(self._job.source) and self._job.shapes else {
+            **found, **self._job.shapes
+        }
 
     def open_sets(self, original: Subject) -> Pair:
         """Calibration and evaluation samples."""
@@ -162,7 +169,7 @@ class _Work:
 
             network, steps = slim(
                 job.source,
-                self._source.shapes(job.said.size, 1 if job.said.color == "GRAY" else 3),
+                self._shapes(),
                 pair.calibration,
                 self._place.work,
                 self._progress,

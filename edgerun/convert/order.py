@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `edgerun convert SRC -o DIR` may be told.
 
     `calibrate` and `evaluate` are sets as `sets` names them; either alone is split. `precision` None: int8, and mixed
-    where int8 misses the gate. `prune`: share of the MACs to go (0..1). `time_budget_min`: for distilling, and for
+    where int8 misses the gate. `shapes`: input → its sides, batch included, where the source leaves them open (for
+    PyTorch in the order of `forward`). `prune`: share of the MACs to go (0..1). `time_budget_min`: for distilling, and for
     choosing layers.
     `calibration`: how activation ranges are chosen, None for the converter's own default. `licence`: text such as
     Apache-2.0, or a file. `on`: measure on this host (ssh) too. `compression`: tell
@@ -34,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     calibrate: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
     said: Said = Said()
+    shapes: Mapping[str, tuple[int, ...]] = {}
     min_quality: float = MIN_QUALITY
     max_drop: float | None = None
     prune: float | None = None

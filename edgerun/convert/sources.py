@@ -77,11 +77,7 @@ class Source(msgspec.Struct, frozen=True):
         return path.read_bytes() if path is not None and path.is_file() else None
 
     def _own_name(self) -> str | None:
-        if self.folder is None or not (self.folder / MANIFEST).is_file():
-            return None
-        said: Mapping[str, Any] = json.loads((self.folder / MANIFEST).read_bytes()).get("source") or {}
-        name = said.get("license")
-        return name if isinstance(name, str) else None
+        return _said_of_source(self.folder, "license") if self.folder is not None else None
 
 
 @contextmanager
@@ -111,12 +107,21 @@ def open_source(text: str) -> Iterator[Source]:
         with tempfile.TemporaryDirectory(prefix="edgerun-convert-") as folder:
             file = Path(folder) / Path(bundle.main.file).name
             file.write_bytes(bundle.model)
-            origin = f"bundle {bundle.name} {bundle.version}"
+            origin = _said_of_source(path, "from") or f"bundle {bundle.name} {bundle.version}"
             own = path if path.is_dir() else None
             yield Source(str(file), bundle.name, origin, bundle.sha256, len(bundle.model), bundle, own)
         return
     known = load(path) if path.suffix.lower() in (".onnx", ".tflite") else None
     yield Source(text, path.stem, path.name, digest_file(path), path.stat().st_size, known)
+
+
+def _said_of_source(folder: Path, key: str) -> str | None:
+    """What the manifest of a bundle says of where its model comes from."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    said: Mapping[str, Any] = json.loads((folder / MANIFEST).read_bytes()).get("source") or {}
+    value = said.get(key)
+    return value if isinstance(value, str) else None
 
 
 def digest_file(path: Path) -> str:

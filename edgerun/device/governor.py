@@ -144,7 +144,7 @@ def step(policy: Policy, levels: int, state: State, measured: Mapping[str, float
         return _lower(state, bottom, why, now_ns) if state.level < bottom else state
     if zone == HOT:
         settled = state.moved_ns is None or state.rose or now_ns - state.moved_ns >= policy.settle_s * 1e9
-        may = settled and not _better(state, worst) and state.level < max(0, bottom - 1)
+        may = settled and _beyond(worst, measured) and not _better(state, worst) and state.level < max(0, bottom - 1)
         return _lower(state, state.level + 1, why, now_ns) if may else state
     return state if any(_worsens(band, courses) for band in policy.bands) else _rise(policy, state, now_ns)
 
@@ -189,6 +189,14 @@ def _worsens(band: Band, courses: Mapping[str, Course]) -> bool:
     """Whether it is on its way to the worse; not where it is not known."""
     course = courses.get(band.measure)
     return course is not None and course.trend > _slack(band)
+
+
+def _beyond(band: Band | None, measured: Mapping[str, float]) -> bool:
+    """Whether a value is where the hot zone is entered; below that, where it is left, it is waited for."""
+    value = None if band is None else measured.get(band.measure)
+    if band is None or value is None:
+        return False
+    return (-value if band.falling else value) >= _upward(band)[HOT - 1][1]
 
 
 def _better(state: State, worst: Band | None) -> bool:

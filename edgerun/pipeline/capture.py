@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edgerun.clock import Clock
 from edgerun.errors import SourceError
@@ -41,7 +41,8 @@ class Capture:
         self._halt = threading.Event()  # what the source sees: the stream stops, or pauses
         self._going = threading.Event()
         self._going.set()
-        self._why_paused = ""
+        self._pausing = threading.Lock()
+        self._paused_by: dict[str, str] = {}
         self._wake = Wake()
         self._open_source = open_source
         self._intake = intake
@@ -52,7 +53,7 @@ class Capture:
         self._catch_up_until_ns = 0
         self._seq = 0
         self._state: str | None = None
-        for lane in intake.lanes:
+        for lane in self._all_lanes():
             lane.demand.wake = self._wake
 
     @property
@@ -88,19 +89,43 @@ class Capture:
         self._going.set()
         self._wake.set()
 
-    def pause(self, reason: str) -> None:
-        """Close the source until `resume`; any thread may call it. A file begins again then."""
-        self._why_paused = reason
-        self._going.clear()
+    def pause(self, reason: str, by: str = "") -> None:
+        """Close the source until whoever asks for it has called `resume`; any thread may call it. A file begins again
+        then.
+        """
+        with self._pausing:
+            self._paused_by[by] = reason
+            self._going.clear()
         self._halt.set()
         self._wake.set()
 
-    def resume(self) -> None:
-        """Open the source again; any thread may call it."""
-        self._going.set()
+    def resume(self, by: str = "") -> None:
+        """Open the source again unless somebody else wants it closed; any thread may call it."""
+        with self._pausing:
+            self._paused_by.pop(by, None)
+            if not self._paused_by:
+                self._going.set()
+
+    def limit(self, fps: Mapping[str, float]) -> None:
+        """Cap the rates of the lanes to these models, and no others. One thread calls it, any one."""
+        for lane in self._all_lanes():
+            lane.limit(fps.get(lane.plan.model))
+
+    def stand_in(self, place: int) -> None:
+        """Let each lane's `place`-th stand-in have its frames, its last where it has fewer; 0: the lane itself."""
+        self._intake.stand_in(place)
+
+    def sharpen(self, factor: float) -> None:
+        """Let the gate open only when this many times its share of the pixels changes."""
+        self._intake.sharpen(factor)
+
+    def _all_lanes(self) -> list[Lane]:
+        return [one for lane in self.lanes for one in (lane, *lane.stand_ins)]
 
     def _pause(self) -> None:
-        self._tell("paused", self._why_paused)
+        with self._pausing:
+            reason = next(iter(self._paused_by.values()), "")
+        self._tell("paused", reason)
         self._going.wait()
         if not self._stop.is_set():
             self._halt.clear()
@@ -113,7 +138,7 @@ class Capture:
 
     def close_lanes(self) -> None:
         """The end of this stream's data: what waits in the Slots is still taken."""
-        for lane in self.lanes:
+        for lane in self._all_lanes():
             lane.slot.close()
 
     def _drain_source(self) -> str | None:
@@ -126,6 +151,8 @@ class Capture:
                 if self._frames is not None and self._seq >= self._frames:
                     self._intake.finish()
                     return f"the {self._frames} frames asked for were taken"
+                if source.lossless and self._hold_back():
+                    continue
                 before_ns, asked_ns = asked_ns, self._clock.mono_ns()
                 grab = self._grab(source)
                 if grab is None:
@@ -141,6 +168,13 @@ class Capture:
         finally:
             self._intake.end()
             source.close()
+
+    def _hold_back(self) -> bool:
+        """Keep the rate that the governor allows of a source that waits; whether the stream is to look again first."""
+        wait_s = self._intake.slowed_for_s()
+        if wait_s > 0:
+            self._clock.wait(self._halt, wait_s)
+        return wait_s > 0
 
     def _grab(self, source: Source) -> Grab | None:
         """The source's next frame. While it is awaited, the one held back is used when its time has come."""

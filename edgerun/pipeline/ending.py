@@ -62,7 +62,6 @@ class Ending:
         self._outbox = outbox
         self._clock = clock
         self._keep_pictures = keep_pictures
-        self._told: dict[Lane, tuple[int, int]] = {}
 
     def finish(
         self,
@@ -115,8 +114,8 @@ class Ending:
     def _dropped(self, lane: Lane) -> dict[str, int]:
         """Frames of the lane dropped since its previous result."""
         skipped, superseded = lane.meter.account.dropped()
-        before = self._told.get(lane, (0, 0))
-        self._told[lane] = (skipped, superseded)
+        before = tuple(lane.told)
+        lane.told[:] = skipped, superseded
         return {"skipped": skipped - before[0], "superseded": superseded - before[1]}
 
     def _hand_over(self, lane: Lane, result: Result, frame: Frame) -> None:

@@ -18,13 +18,15 @@ class GatePlan(msgspec.Struct, frozen=True):
     """What the config says of a stream's gate. `blackout` blackens, in place, what nobody may see.
 
     `still_ns`: while nothing moves the last answer stands for new frames for at most this long; 0: such frames get no
-    result. `crop`: the model is given only the part that moves.
+    result. `crop`: the model is given only the part that moves. `share`: of the pixels watched must change for the gate
+    to open.
     """
 
     gate: Gate | None = None
     still_ns: int = 0
     crop: bool = False
     blackout: Callable[[Image], None] | None = None
+    share: float = 0.0
 
 
 class Watch:
@@ -32,6 +34,8 @@ class Watch:
 
     def __init__(self, plan: GatePlan) -> None:
         self.plan = plan
+        self.factor = 1.0
+        """The gate asks for this many times its share; any thread may set it."""
         self._grey: GreyImage | None = None
 
     def look(self, source: Source, grab: Grab) -> Motion | None:
@@ -46,7 +50,10 @@ class Watch:
         self.mask(image)
         if self.plan.gate is None:
             return None
-        return self.plan.gate.look(image, grab.captured_ns if grab.recorded_ns is None else grab.recorded_ns)
+        motion = self.plan.gate.look(image, grab.captured_ns if grab.recorded_ns is None else grab.recorded_ns)
+        if self.factor > 1.0 and motion.share < self.plan.share * self.factor:
+            return Motion(motion.share, False)
+        return motion
 
     def mask(self, image: Image) -> None:
         """Blacken what nobody may see, in place."""

@@ -19,6 +19,7 @@ from edgerun.types import Frame, Grab, Image, Lease, Motion, Reuse, Stamp, View
 Known = tuple[Reuse, tuple[int, int]]
 """An answer that needs no inference, and width and height of the frame it is for."""
 
+_LOOK_AGAIN_S = 0.005
 _NO_PIXELS: Image = np.empty((0, 0, 3), np.uint8)
 
 
@@ -46,10 +47,15 @@ class Intake:
         spare_core: bool = True,
     ) -> None:
         self.lanes = tuple(lanes)
+        self._offered = self.lanes
+        """Those that get frames now, each itself or a stand-in."""
+        self._place = 0
+        self._taken_ns = 0
+        self._keep_whole = keep_whole
         self._clock = clock
         self._watch = Watch(gate or GatePlan())
         self._keep_pictures = keep_pictures
-        self._view = View(None if keep_whole else _enough_for(lanes))
+        self._view = self._view_for(self._offered)
         self._spare_core = spare_core
         self._ordered = any(lane.plan.ordered for lane in lanes)
         self._reopened = False
@@ -75,17 +81,24 @@ class Intake:
     def take(self, grab: Grab, stamp: Stamp) -> None:
         """A new frame is in hand."""
         self._let_go()
+        self._taken_ns = self._clock.mono_ns()
+        self._change_over()
         self._gaps.add(grab.captured_ns)
         for lane in self.lanes:
-            lane.demand.interval_ns = self._gaps.mean_ns
             lane.meter.account.grab()
+            if not any(lane.meter is one.meter for one in self._offered):  # between two models
+                lane.meter.account.end("skipped")
+        for lane in self._offered:
+            lane.demand.interval_ns = self._gaps.mean_ns
+        if not self._offered:
+            return
         if self._source.lossless:
-            self._deliver(grab, stamp, self.lanes)
+            self._deliver(grab, stamp, self._offered)
         elif self._source.holds and not self._ordered:
             self._held = (grab, stamp)
             self.use_held()
         else:
-            self._deliver(grab, stamp, [lane for lane in self.lanes if self._is_worth_it(lane, grab)])
+            self._deliver(grab, stamp, [lane for lane in self._offered if self._is_worth_it(lane, grab)])
 
     def expire(self) -> None:
         """A new frame is in hand, and too old to be looked at."""
@@ -99,14 +112,14 @@ class Intake:
         """Until when (monotonic) to wait for a newer frame; None when the frame in hand is of no more use."""
         if self._held is None:
             return None
-        for lane in self.lanes:
+        for lane in self._offered:
             lane.demand.holding = True
         now_ns = self._clock.mono_ns()
-        return min(self._decode_at_ns(lane, now_ns) for lane in self.lanes)
+        return min(self._decode_at_ns(lane, now_ns) for lane in self._offered)
 
     def awake(self) -> None:
         """The wait for a newer frame is over."""
-        for lane in self.lanes:
+        for lane in self._offered:
             lane.demand.holding = False
 
     def use_held(self) -> None:
@@ -115,26 +128,58 @@ class Intake:
         if held is None:
             return
         now_ns = self._clock.mono_ns()
-        if all(self._decode_at_ns(lane, now_ns) > now_ns for lane in self.lanes):
+        if all(self._decode_at_ns(lane, now_ns) > now_ns for lane in self._offered):
             return
         # Lanes whose turn is later take the picture too, rather than having it decoded a second time.
         self._held = None
-        self._deliver(*held, self.lanes)
+        self._deliver(*held, self._offered)
 
     def finish(self) -> None:
         """No frame will follow: the one in hand is used."""
         held, self._held = self._held, None
         if held is not None:
-            self._deliver(*held, self.lanes)
+            self._deliver(*held, self._offered)
 
     def end(self) -> None:
         """The source is about to be closed."""
         self._let_go()
 
+    def stand_in(self, place: int) -> None:
+        """See `Capture.stand_in`; any thread may call it. It happens with the next frame."""
+        self._place = place
+
+    def sharpen(self, factor: float) -> None:
+        """See `Capture.sharpen`; any thread may call it."""
+        self._watch.factor = factor
+
+    def slowed_for_s(self) -> float:
+        """How long the next frame of a source that waits for its consumer is to be left alone."""
+        now_ns = self._clock.mono_ns()
+        if any(_chosen(lane, self._place) not in self._offered for lane in self.lanes):
+            self._change_over()
+            if len(self._offered) < len(self.lanes):
+                return _LOOK_AGAIN_S
+        caps = [lane.slowed_to_fps for lane in self._offered if lane.slowed_to_fps]
+        return max(0.0, 1.0 / min(caps) - (now_ns - self._taken_ns) / 1e9) if caps else 0.0
+
+    def _change_over(self) -> None:
+        """Offer frames to the lanes asked for. One takes another's place when none of its frames is on the way: so
+        results keep their order, and one thread at a time uses what the scene remembers.
+        """
+        wanted = [_chosen(lane, self._place) for lane in self.lanes]
+        if all(lane in self._offered for lane in wanted):
+            return
+        offered = tuple(lane for lane in wanted if lane in self._offered or not lane.meter.account.in_flight)
+        if offered != self._offered:
+            self._offered, self._view = offered, self._view_for(offered)
+
+    def _view_for(self, lanes: Sequence[Lane]) -> View:
+        return View(None if self._keep_whole or not lanes else _enough_for(lanes))
+
     def _let_go(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            for lane in self.lanes:
+            for lane in self._offered:
                 lane.meter.account.end("skipped")
 
     def _decode_at_ns(self, lane: Lane, now_ns: int) -> int:
@@ -275,6 +320,11 @@ class Intake:
             )
             put(lane, frame)
         lease.release()
+
+
+def _chosen(lane: Lane, place: int) -> Lane:
+    """The lane, or which of its stand-ins is asked for."""
+    return lane if place <= 0 or not lane.stand_ins else lane.stand_ins[min(place, len(lane.stand_ins)) - 1]
 
 
 def _enough_for(lanes: Sequence[Lane]) -> tuple[int, int] | None:

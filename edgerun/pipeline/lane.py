@@ -89,6 +89,15 @@ class Lane:
         """Where crops of this lane's detections go."""
         self.chooser: CropChooser | None = None
         """Which they are; shared with the lane that the crops go to."""
+        self.stand_ins: tuple[Lane, ...] = ()
+        """The same stream's lanes to smaller models, one of which may be given its frames in this one's place."""
+        self.told = [0, 0]
+        """Frames skipped and superseded as of the last result. Written by the worker."""
+        self.feeders = 1
+        """How many lanes give it crops."""
+        self._feeding = threading.Lock()
+        self.slowed_to_fps: float | None = None
+        """The governor's cap."""
         self.rate_cap = RateCap(plan.max_fps) if plan.max_fps else None
         self.max_age_ns = round(plan.max_age_ms * 1e6)
         self.gated_ns = 0
@@ -103,6 +112,35 @@ class Lane:
         self._told_expired_ns: int | None = None
         self._told_hopeless = False
         self._expired = 0
+
+    def limit(self, max_fps: float | None) -> None:
+        """Cap its rate besides what its plan says, from now on; None: no more. One thread calls it, any one.
+
+        A model that wants every frame has no cap: only a source that waits for it can be slowed down.
+        """
+        if max_fps == self.slowed_to_fps:
+            return
+        self.slowed_to_fps = max_fps
+        if not self.plan.ordered:
+            caps = [fps for fps in (self.plan.max_fps, max_fps) if fps is not None]
+            self.rate_cap = RateCap(min(caps)) if caps else None
+
+    def add_stand_in(self, other: Lane) -> None:
+        """Let `other` take this lane's place when asked to: with its meter, where its crops go, and its memory of what
+        was told. Its plan's scene must be this one's.
+        """
+        other.meter, other.told = self.meter, self.told
+        other.cascade, other.chooser = self.cascade, self.chooser
+        if self.cascade is not None:
+            self.cascade.feeders += 1
+        self.stand_ins = (*self.stand_ins, other)
+
+    def feeder_ended(self) -> None:
+        """One of those that give it crops has come to its end; behind the last one comes nothing more."""
+        with self._feeding:
+            self.feeders -= 1
+            if self.feeders <= 0:
+                self.slot.close()
 
     def pass_on(self, now_ns: int) -> None:
         """The lane's frame came to nothing before the worker saw it: its turn is the others'."""

@@ -44,9 +44,11 @@ class Pipeline:
 
     @property
     def lanes(self) -> list[Lane]:
-        """All (stream, model) pairs, in the config's order of streams, each cascade behind the lane that feeds it."""
+        """All (stream, model) pairs, in the config's order of streams, each cascade and what may stand in for it behind
+        the lane that they belong to.
+        """
         own = [lane for capture in self.captures for lane in capture.lanes]
-        return [one for lane in own for one in (lane, lane.cascade) if one is not None]
+        return [one for lane in own for one in (lane, lane.cascade, *lane.stand_ins) if one is not None]
 
     @property
     def held(self) -> list[str]:

@@ -142,7 +142,7 @@ class Turns:
         while self._ended:
             cascade = self.lanes[self._ended.pop()].cascade
             if cascade is not None:
-                cascade.slot.close()
+                cascade.feeder_ended()
 
     def is_too_old(self, index: int, frame: Frame, now_ns: int) -> bool:
         """Whether the frame may not be inferred any more."""

@@ -5,8 +5,8 @@ from the stream itself, so nothing is told of contrast and sharpness in the firs
 (dust) is not noticed. A fault is told when it has lasted, and again when it has been over for a while.
 
 Sharpness is the variance of the Laplacian (J. L. Pech-Pacheco and others, Diatom autofocusing, 2000), here as a share
-of the picture's own variance, which takes out how much contrast the light gives: a lens out of focus loses it, nightfall
-does not. At this size only what also troubles a detector can be told: blur of 0.4 % of the picture's width and more.
+of the picture's own variance, which takes out how much contrast the light gives: a lens out of focus loses it,
+nightfall does not. At this size only what also troubles a detector can be told: a blur of 0.4 % of the width and more.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ HOLD_S = 10.0
 FROZEN_S = 60.0
 """At least; see `Stillness`: an empty hall at night, coded without noise, stands still by itself."""
 STILL_BLOCKS = 0.9
-"""Share of blocks that are the same to the last bit: the clock that a recorder draws into a frozen picture still runs."""
+"""Share of blocks that are the same to the last bit: the clock that a recorder draws into a frozen picture runs on."""
 USUAL_S = 600.0
 """Time constant of what is usual, once it is known."""
+RECENT_S = 180.0
+"""The same for contrast and edges: what is covered is so from one minute to the next, evening comes more slowly."""
 KNOWN_AFTER = 30
 """Looks until then."""
 _BLOCKS = 8
@@ -136,10 +138,10 @@ class PictureHealth:
     def _learn(self, now: _Measured, passed_s: float) -> None:
         """Move what is usual towards what is: the plain mean at first, then slowly."""
         self._known += 1
-        share = max(1.0 / self._known, -math.expm1(-passed_s / USUAL_S))
-        self._contrast += share * (now.contrast - self._contrast)
-        self._texture += share * (now.texture - self._texture)
-        self._sharpness += share * (now.sharpness - self._sharpness)
+        usual, recent = (max(1.0 / self._known, -math.expm1(-passed_s / time_s)) for time_s in (USUAL_S, RECENT_S))
+        self._contrast += recent * (now.contrast - self._contrast)
+        self._texture += recent * (now.texture - self._texture)
+        self._sharpness += usual * (now.sharpness - self._sharpness)
 
     def _tell(self, seen: dict[Fault, bool | None], passed_s: float) -> tuple[Change, ...]:
         changes = []

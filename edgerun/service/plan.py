@@ -56,24 +56,23 @@ def check_instance(name: str) -> str:
 def boards_of(machine: Machine) -> frozenset[BoardName]:
     """Which drop-ins this machine needs. Raises `DeviceError` when a file that tells it cannot be read."""
     found = {_KINDS[kind] for kind in (board.identify(machine).kind,) if kind in _KINDS}
-    coral = any(name.startswith("apex_") for name in machine.names("dev"))
-    coral = coral or any(one.id in (usb.CORAL_BOOT, usb.CORAL_RUN) for one in usb.devices(machine))
-    return frozenset(found | ({"coral"} if coral else set()))
+    corals = {usb.CORAL_BOOT, usb.CORAL_RUN, usb.CORAL_PCI}
+    ids = {one.id for one in usb.usb_devices(machine)} | {identity for _, identity in usb.pci_devices(machine)}
+    if ids & corals or any(name.startswith("apex_") for name in machine.names("dev")):
+        found.add("coral")
+    return frozenset(found)
 
 
 def groups_of(machine: Machine) -> frozenset[str]:
     """The groups of the system, by name."""
-    return frozenset(line.partition(":")[0] for line in (machine.text("etc/group") or "").splitlines() if line)
+    return frozenset(row[0] for row in _rows(machine, "etc/group"))
 
 
 def group_of(machine: Machine, user: str) -> str:
     """A user's own group. Raises `ConfigError` for a user who does not exist."""
-    for line in (machine.text("etc/passwd") or "").splitlines():
-        name, _, gid, *_ = *line.split(":")[:1], *line.split(":")[2:4], ""
-        if name == user:
-            own = line.split(":")[3]
-            groups = (row.split(":") for row in (machine.text("etc/group") or "").splitlines())
-            return next((row[0] for row in groups if len(row) > 2 and row[2] == own), own)
+    for row in _rows(machine, "etc/passwd"):
+        if row[0] == user:
+            return next((group[0] for group in _rows(machine, "etc/group") if group[2] == row[3]), row[3])
     raise ConfigError(
         "no such user",
         where="--user",
@@ -128,13 +127,17 @@ def _may(owner: Owner, uid: int, gids: Sequence[int], bits: int) -> bool:
 
 
 def _numbers(machine: Machine, user: str) -> tuple[int, tuple[int, ...]]:
-    rows = [line.split(":") for line in (machine.text("etc/passwd") or "").splitlines()]
-    found = next((row for row in rows if len(row) > 3 and row[0] == user), None)
+    found = next((row for row in _rows(machine, "etc/passwd") if row[0] == user), None)
     if found is None:
         return -1, ()
-    groups = [line.split(":") for line in (machine.text("etc/group") or "").splitlines()]
     try:
-        joined = [int(row[2]) for row in groups if len(row) > 3 and user in row[3].split(",")]
+        joined = [int(row[2]) for row in _rows(machine, "etc/group") if user in row[3].split(",")]
         return int(found[2]), (int(found[3]), *joined)
     except ValueError as error:
         raise DeviceError("is not a list of users", where="/etc/passwd or /etc/group", got=error) from error
+
+
+def _rows(machine: Machine, name: str) -> list[list[str]]:
+    """passwd(5), group(5): what has its first four fields."""
+    rows = [line.split(":") for line in (machine.text(name) or "").splitlines()]
+    return [row for row in rows if len(row) >= 4 and row[0]]

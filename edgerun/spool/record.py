@@ -40,7 +40,7 @@ DICTIONARY = (
     b'"classes":[{"label":"keypoints":[["events":[{"reused":"still""cache""gap":true,"item":"crop":{'
     b'"skipped":0,"superseded":0},"window":{"samples":"channels":"embedding":[segments":[{"share":"polygons":[['
     b'{"v":1,"id":"00000000-000000-e0","ts":1790000000.000,"stream":"'
-    b'\x1eedgerun/dock-7/event\x1eedgerun/dock-7/detections/main'
+    b"\x1eedgerun/dock-7/event\x1eedgerun/dock-7/detections/main"
     b'{"v":1,"id":"00000000-000000","seq":1000,"device":"dock-7","stream":"main","ts":1790000000.000,'
     b'"mono_ns":81230000000,"age_ms":58.1,"latency_ms":{"capture":4.01,"wait":6.21,"decode_picture":1.02,'
     b'"preprocess":1.91,"infer":24.81,"decode":0.41},"model":{"name":"ssd-mobilenet-v2-oid","version":"2",'

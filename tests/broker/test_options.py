@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgerun.broker.link import _answering
+from edgerun.broker.link import _properties
 from edgerun.broker.message import Message, check_topic, packet_bytes
 from edgerun.broker.options import Address, BrokerOptions, parse_address
 from edgerun.broker.tls import tls_context

@@ -34,7 +34,7 @@ def test_every_message_is_in_exactly_one_place(actions: list[tuple], max_message
         if what == "put":
             queue.put(message(n, *how), n)
         elif what == "take":
-            entry = queue.take(how[0])
+            entry = queue.take(how[0], 0)
             assert entry is None or how[0] or entry.message.qos == 0
             if entry is not None and entry.message.qos == 1:
                 assert all(entry.ticket > other.ticket for other in taken), "out of order"
@@ -62,7 +62,7 @@ def test_every_message_is_in_exactly_one_place(actions: list[tuple], max_message
 def test_the_oldest_gives_way() -> None:
     queue = Outgoing(max_messages=3)
     assert [queue.put(message(n), n) for n in range(5)] == [0, 0, 0, 1, 1]
-    assert [entry.message.topic for entry in iter(lambda: queue.take(True), None)] == ["t/2", "t/3", "t/4"]
+    assert [entry.message.topic for entry in iter(lambda: queue.take(True, 0), None)] == ["t/2", "t/3", "t/4"]
     assert queue.stats().dropped == {"full": 2}
 
 
@@ -71,18 +71,18 @@ def test_qos_0_gives_its_bytes_first() -> None:
     queue.put(message(0, qos=1, size=40), 0)
     queue.put(message(1, qos=0, size=40), 1)
     queue.put(message(2, qos=1, size=40), 2)
-    assert [entry.message.topic for entry in iter(lambda: queue.take(True), None)] == ["t/0", "t/2"]
+    assert [entry.message.topic for entry in iter(lambda: queue.take(True, 0), None)] == ["t/0", "t/2"]
 
 
 def test_a_full_window_does_not_hold_up_qos_0() -> None:
     queue = Outgoing()
     queue.put(message(0, qos=1), 0)
     queue.put(message(1, qos=0), 1)
-    assert not queue.waits(False) or queue.waits(True)
-    entry = queue.take(durable=False)
+    assert not queue.waits(False, 0) or queue.waits(True, 0)
+    entry = queue.take(False, 0)
     assert entry is not None
     assert entry.message.topic == "t/1"
-    assert queue.take(durable=False) is None
+    assert queue.take(False, 0) is None
 
 
 def test_a_rewind_keeps_the_order_and_forgets_qos_0() -> None:
@@ -90,11 +90,11 @@ def test_a_rewind_keeps_the_order_and_forgets_qos_0() -> None:
     for n in range(4):
         queue.put(message(n), n)
     queue.put(message(9, qos=0), 9)
-    entries = [queue.take(True) for _ in range(3)]
+    entries = [queue.take(True, 0) for _ in range(3)]
     assert entries[1] is not None
     queue.ack(entries[1].ticket)
     assert queue.rewind() == 2
-    assert [entry.message.topic for entry in iter(lambda: queue.take(True), None)] == ["t/0", "t/2", "t/3"]
+    assert [entry.message.topic for entry in iter(lambda: queue.take(True, 0), None)] == ["t/0", "t/2", "t/3"]
     assert queue.stats().dropped == {"offline": 1}
 
 
@@ -103,7 +103,7 @@ def test_waiting_for_acknowledgements_ends_with_the_last_one_before_the_call() -
     assert queue.wait_acked(0)
     queue.put(message(0), 0)
     assert not queue.wait_acked(0)
-    entry = queue.take(True)
+    entry = queue.take(True, 0)
     assert entry is not None
     done = threading.Event()
     waiting = threading.Event()

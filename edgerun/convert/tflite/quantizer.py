@@ -108,8 +108,13 @@ class TfliteQuantizer:
 
     def precisions(self, kept: frozenset[str]) -> Mapping[str, str]:
         """Every operator of the model → what it is in `build(kept)`."""
+        return dict(self._rungs(kept))
+
+    def _rungs(self, kept: frozenset[str]) -> Mapping[str, Rung]:
+        """As the plan has it; for a whole target int8 throughout, operators without weights too."""
         rungs = self._plan.rungs(kept)
-        return {name: "int8" if self._whole else str(rung) for name, rung in rungs.items()}
+        whole: Rung = "int8"
+        return dict.fromkeys(rungs, whole) if self._whole else rungs
 
     def sensitivity(self, samples: Samples, progress: Progress) -> Mapping[str, float]:
         """See `parts.Quantizer`. For an entry `… (weights)` the layer is taken as dynamic int8, else as static.
@@ -141,7 +146,7 @@ class TfliteQuantizer:
                 "the Edge TPU takes int8 only: no layer can be kept in float", where=self._where, got=sorted(kept)[:5]
             )
         try:
-            rungs = self._plan.rungs(kept)
+            rungs = self._rungs(kept)
         except KeyError as error:
             raise ModelError("unknown layers", where=self._where, got=error.args[0]) from error
         return self._written(rungs, self._options.half)

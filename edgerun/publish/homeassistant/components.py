@@ -104,10 +104,14 @@ def stream_components(device: DescribedDevice, stream: DescribedStream) -> Itera
     yield from _rates(device, stream, made, name)
     if stream.counted:
         total = "value_json.get('counts', {}).values() | sum"
-        yield f"{made}_objects", _count(topic, f"{name} objects", total) | {
-            "json_attributes_topic": topic,
-            "json_attributes_template": "{{ value_json.get('counts', {}) | tojson }}",
-        }
+        yield (
+            f"{made}_objects",
+            _count(topic, f"{name} objects", total)
+            | {
+                "json_attributes_topic": topic,
+                "json_attributes_template": "{{ value_json.get('counts', {}) | tojson }}",
+            },
+        )
         if not stream.occupied_by:
             yield f"{made}_occupied", _occupancy(topic, f"{name} occupied", total)
     if stream.events:

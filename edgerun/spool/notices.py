@@ -1,0 +1,64 @@
+"""What an operator wants to know of the spool: logged, and kept for whoever publishes it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+_log = logging.getLogger(__name__)
+
+_MAX = 100
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """`kind` is for programs, `text` a sentence for a person; `run` and `certain` of an `unclean_stop` only."""
+
+    kind: str
+    text: str
+    run: str | None = None
+    certain: int | None = None
+
+
+class Notices:
+    """Thread-safe and bounded. Losses of one kind are told together, at most once in ten seconds or so: the spool looks
+    at its bounds that often.
+    """
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+        self._lock = threading.Lock()
+        self._waiting: deque[Notice] = deque(maxlen=_MAX)
+        self._broken: str | None = None
+
+    @property
+    def broken(self) -> str | None:
+        """Why nothing is written at the moment."""
+        return self._broken
+
+    def add(self, kind: str, text: str, *, run: str | None = None, certain: int | None = None) -> None:
+        _log.warning("%s: %s", self._where, text)
+        with self._lock:
+            self._waiting.append(Notice(kind, text, run, certain))
+
+    def fail(self, error: Exception) -> None:
+        """The disk does not do; told once until it does again."""
+        text = str(error)
+        if text != self._broken:
+            self._broken = text
+            self.add("spool_broken", f"nothing is spooled, results wait in memory only: {text}")
+
+    def mend(self) -> None:
+        """The disk does again."""
+        if self._broken is not None:
+            self._broken = None
+            self.add("spool_works", "results are spooled again")
+
+    def take(self) -> list[Notice]:
+        with self._lock:
+            notices = list(self._waiting)
+            self._waiting.clear()
+            return notices

@@ -1,0 +1,330 @@
+"""The folder of a spool: who owns it, what it may hold, and what was found in it."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgerun.broker.message import KINDS, Kind
+from edgerun.errors import DeviceError
+from edgerun.spool.files import Files
+from edgerun.spool.log import SUFFIX, Log
+from edgerun.spool.options import SpoolOptions
+from edgerun.spool.record import MAGIC, Record, is_of_this_version, version_of
+
+ASIDE = "aside"
+"""The folder inside for what cannot be read: for a person to look at, never deleted nor read by edgerun."""
+
+_MARK_BYTES = 128
+_PLAUSIBLE_MS = 1_735_689_600_000
+"""2025-01-01: a clock that says less has not been set since the board was switched on."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RETRIES = 8
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The high-water mark: up to which number the results of a run are certain, and whether it ended as it should."""
+
+    run: str
+    certain: int | None
+    clean: bool
+    v: int = 1
+
+
+class New(msgspec.Struct, frozen=True):
+    """A message to be written."""
+
+    kind: Kind
+    topic: str
+    payload: bytes
+    unix_ms: int
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """A file that had to go: `waiting` messages of `first` … `next` − 1 were not handed out yet."""
+
+    kind: Kind
+    reason: str
+    waiting: int
+    first: int
+    next: int
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    messages: int
+    missing: int
+    """Records that must have been there and were damaged."""
+    aside: tuple[str, ...]
+    """Files set aside, each with the reason."""
+    mark: Mark | None
+    """Of the run before; None when there was none, or its file is damaged."""
+
+
+class Store:
+    """Used by one thread. Methods raise `OSError` where not said otherwise."""
+
+    def __init__(self, options: SpoolOptions, files: Files | None = None) -> None:
+        self._options = options
+        self._files = files if files is not None else Files()
+        self._folder = options.folder
+        self._lock = -1
+        self._order = 1
+        self._last_mark: Mark | None = None
+        self.logs: dict[Kind, Log] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(log.size for log in self.logs.values())
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something is written and not synced."""
+        return any(log.dirty for log in self.logs.values())
+
+    @property
+    def acks_wait(self) -> bool:
+        """Whether acknowledgements are known that the files do not say yet."""
+        return any(log.acks_wait for log in self.logs.values())
+
+    def open(self) -> Opened:
+        """Take the folder. Raises `DeviceError` when another process has it, `OSError` for what the disk refuses."""
+        self._files.make_folder(self._folder)
+        try:
+            self._lock = self._files.lock(self._folder / "lock")
+        except BlockingIOError as error:
+            raise DeviceError(
+                "another process uses this spool",
+                where=self._folder,
+                expected="one edgerun at a time",
+                remedy="stop the other one, or give this one a device id or a state directory of its own",
+            ) from error
+        try:
+            return self._take_over()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _take_over(self) -> Opened:
+        aside: list[str] = []
+        paths: dict[Kind, list[Path]] = {kind: [] for kind in KINDS}
+        for name in self._files.names(self._folder):
+            path = self._folder / name
+            if not name.endswith(SUFFIX):
+                continue
+            kind, reason = self._examine(path)
+            if kind is not None:
+                paths[kind].append(path)
+            elif reason:
+                self._set_aside(path)
+                aside.append(f"{name}: {reason}")
+            else:
+                self._files.unlink(path)  # made and never written to
+        messages = missing = 0
+        for kind in KINDS:
+            log = Log(self._folder, kind, self._files, self._options.segment_bytes)
+            order, gone = log.load(paths[kind])
+            self.logs[kind] = log
+            self._order = max(self._order, order + 1)
+            messages += log.unacked
+            missing += gone
+        for log in self.logs.values():
+            self._tidy(log, 0, aside)
+        return Opened(messages, missing, tuple(aside), self._read_mark())
+
+    def _examine(self, path: Path) -> tuple[Kind | None, str]:
+        """Whose segment it is, or why it is nobody's; ("", None) of an empty one."""
+        head = self._files.read(path, 0, len(MAGIC))
+        name, _, number = path.stem.rpartition("-")
+        if not head or (len(head) < len(MAGIC) and MAGIC.startswith(head)):
+            return None, ""
+        if not is_of_this_version(head):
+            version = version_of(head)
+            return None, f"format version {version!r}" if version else "no segment of a spool"
+        kind = next((kind for kind in KINDS if kind == name), None)
+        if kind is None or len(number) != 16 or not all(c in "0123456789abcdef" for c in number):
+            return None, "a name this version does not give"
+        return kind, ""
+
+    def append(self, news: Sequence[New], upto: Mapping[Kind, int]) -> tuple[list[int | None], list[Dropped]]:
+        """Write `news`; returns the n of each, None for one that found no room, and what had to go for the others.
+
+        What had to go before an error is told by `take_dropped`. `upto`: see `make_room`.
+        """
+        places: list[int | None] = []
+        dropped: list[Dropped] = []
+        at = 0
+        while at < len(news):
+            kind, end = news[at].kind, at
+            need = 0
+            while end < len(news) and news[end].kind == kind and need < self._options.segment_bytes:
+                need += len(news[end].payload) + len(news[end].topic) + 64
+                end += 1
+            batch = news[at:end]
+            if not self._room(kind, need, upto, dropped):
+                places += [None] * len(batch)
+                dropped.append(Dropped(kind, "spool_full", len(batch), 0, 0))
+            else:
+                first = self._append(kind, batch, upto, dropped)
+                places += range(first, first + len(batch)) if first is not None else [None] * len(batch)
+            at = end
+        return places, dropped
+
+    def _append(self, kind: Kind, batch: Sequence[New], upto: Mapping[Kind, int], dropped: list[Dropped]) -> int | None:
+        """What the disk has no room for makes the oldest of the lowest class go, as the bound of our own does."""
+        records = [(self._order + i, new.unix_ms, new.topic, new.payload) for i, new in enumerate(batch)]
+        for _ in range(_RETRIES):
+            try:
+                first = self.logs[kind].append(records)
+            except OSError as error:
+                if error.errno not in _FULL or not self._drop_one(kind, upto, dropped, "disk_full"):
+                    raise
+                continue
+            self._order += len(batch)
+            return first
+        dropped.append(Dropped(kind, "disk_full", len(batch), 0, 0))
+        return None
+
+    def ack(self, kind: Kind, n: int) -> None:
+        """The broker has it. Raises nothing."""
+        self.logs[kind].ack(n)
+
+    def write_acks(self) -> None:
+        """Say in the files what was acknowledged."""
+        for log in self.logs.values():
+            if log.acks_wait:
+                log.write_acks()
+
+    def sync(self) -> None:
+        for log in self.logs.values():
+            log.sync()
+
+    def tidy(self, keep_below: int = 0) -> list[str]:
+        """Delete files that are acknowledged; returns those set aside instead. `keep_below`: see `Log.tidy`."""
+        aside: list[str] = []
+        for log in self.logs.values():
+            self._tidy(log, keep_below, aside)
+        return aside
+
+    def read(self, limit: int, upto: Mapping[Kind, int]) -> tuple[list[tuple[Kind, Record]], int]:
+        """The next unacknowledged messages, oldest first over all classes; each is given once in a process's life.
+
+        Only those with an n below `upto` of their class. And how many could not be read and are lost.
+        """
+        records: list[tuple[Kind, Record]] = []
+        lost = 0
+        while len(records) < limit:
+            heads = []
+            for kind, log in self.logs.items():
+                found = log.peek(upto[kind])
+                if found is not None:
+                    heads.append((found.order, kind))
+                else:
+                    lost += log.skip_unreadable(upto[kind])
+            if not heads:
+                break
+            kind = min(heads)[1]
+            record, gone = self.logs[kind].read()
+            lost += gone
+            if record is not None:
+                records.append((kind, record))
+        return records, lost
+
+    def make_room(self, now_ms: int, upto: Mapping[Kind, int]) -> list[Dropped]:
+        """Drop what is over the bounds of bytes, free disk and age. `upto`: per class, from which n on messages are
+        still in memory too.
+        """
+        dropped: list[Dropped] = []
+        oldest_ms = now_ms - round(self._options.max_age_s * 1000)
+        for kind, log in self.logs.items():
+            while now_ms >= _PLAUSIBLE_MS and log.segments and _PLAUSIBLE_MS <= log.segments[0].newest_ms < oldest_ms:
+                self._drop(kind, upto, dropped, "expired")
+        self._room("event", 0, upto, dropped)
+        return dropped
+
+    def is_expired(self, record: Record, now_ms: int) -> bool:
+        """Whether a message is too old to be sent, as far as that is known."""
+        return _PLAUSIBLE_MS <= record.unix_ms < now_ms - round(self._options.max_age_s * 1000)
+
+    def write_mark(self, mark: Mark, *, sync: bool = False) -> None:
+        """Say up to where the results are certain."""
+        if mark != self._last_mark:
+            text = msgspec.json.encode(mark).ljust(_MARK_BYTES - 1)[: _MARK_BYTES - 1] + b"\n"
+            self._files.overwrite(self._folder / "mark", text, sync=sync)
+            self._last_mark = mark
+
+    def close(self) -> None:
+        """Everything said, synced and let go."""
+        try:
+            self.write_acks()
+            self.tidy()
+            for log in self.logs.values():
+                log.close()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go without a word. Raises nothing."""
+        for log in self.logs.values():
+            log.abandon()
+        fd, self._lock = self._lock, -1
+        if fd >= 0:
+            self._files.give_back(fd)
+
+    def _tidy(self, log: Log, keep_below: int, aside: list[str]) -> None:
+        for path in log.tidy(keep_below):
+            self._set_aside(path)
+            aside.append(f"{path.name}: damaged; what could be read of it is sent")
+
+    def _set_aside(self, path: Path) -> None:
+        folder = self._folder / ASIDE
+        self._files.make_folder(folder)
+        self._files.rename(path, folder / path.name)
+
+    def _room(self, kind: Kind, need: int, upto: Mapping[Kind, int], dropped: list[Dropped]) -> bool:
+        """Make room for `need` bytes of `kind` at the cost of the oldest of the lowest class, none above it."""
+        while self.size + need > self._cap():
+            if not self._drop_one(kind, upto, dropped, "spool_full"):
+                return False
+        return True
+
+    def _cap(self) -> int:
+        own = self.size
+        free = self._files.free_bytes(self._folder) + own
+        options = self._options
+        return min(options.max_bytes, round(options.free_share * free), max(0, free - options.min_free_bytes))
+
+    def _drop_one(self, kind: Kind, upto: Mapping[Kind, int], dropped: list[Dropped], reason: str) -> bool:
+        lower = KINDS[: KINDS.index(kind) + 1]
+        victim = next((one for one in lower if self.logs[one].segments), None)
+        if victim is None:
+            return False
+        self._drop(victim, upto, dropped, reason)
+        return True
+
+    def _drop(self, kind: Kind, upto: Mapping[Kind, int], dropped: list[Dropped], reason: str) -> None:
+        waiting, first, behind, aside = self.logs[kind].drop_oldest(upto[kind])
+        for path in aside:
+            self._files.unlink(path)
+        dropped.append(Dropped(kind, reason, waiting, first, behind))
+
+    def _read_mark(self) -> Mark | None:
+        path = self._folder / "mark"
+        try:
+            return msgspec.json.decode(self._files.read(path, 0, _MARK_BYTES), type=Mark)
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+
+def count(dropped: Sequence[Dropped]) -> Counter[tuple[Kind, str]]:
+    """Messages by (class, reason)."""
+    total: Counter[tuple[Kind, str]] = Counter()
+    for one in dropped:
+        total[one.kind, one.reason] += one.waiting
+    return total
