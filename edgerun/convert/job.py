@@ -129,11 +129,10 @@ class _Work:
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Of inputs that the source leaves open: as --shape says, else what --size and the manifest make of them."""
-        said = self._job.said
-        found = self._source.shapes(said.size, 1 if said.color == "GRAY" else 3)
-        return dict(self._job.shapes) if routes.is_torch(self._job.source) and self._job.shapes else {
-            **found, **self._job.shapes
-        }
+        job = self._job
+        if job.shapes and routes.is_torch(job.source):
+            return dict(job.shapes)
+        return {**self._source.shapes(job.said.size, 1 if job.said.color == "GRAY" else 3), **job.shapes}
 
     def open_sets(self, original: Subject) -> Pair:
         """Calibration and evaluation samples."""

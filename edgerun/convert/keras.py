@@ -179,7 +179,7 @@ def _fixed(name: str, shape: Any, options: Options, path: Path) -> tuple[int, ..
             where=path,
             expected="×".join("?" if side is None else str(side) for side in own),
             got="×".join("?" if side is None else str(side) for side in wanted),
-            remedy="give the size of the input",
+            remedy=f"say what they are with --shape {name}=1,… (or --size for a picture)",
         )
     return tuple(int(side) for side in wanted)
 

@@ -198,7 +198,8 @@ def _example(torch: Any, module: Module, given: Any, options: Options, source: s
             "the shape of the model's input is not known",
             where=source,
             expected="one shape per input, batch first",
-            remedy="give the size of the input, or let the factory return (model, example inputs)",
+            remedy="say it with --size WxH (a picture) or --shape INPUT=1,…, or let the factory return (model, example "
+            "inputs)",
         )
     if given and len(given) != len(options.shapes):
         raise ConfigError("not as many shapes as inputs", where=source, expected=len(given), got=len(options.shapes))
