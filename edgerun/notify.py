@@ -24,7 +24,7 @@ _PATH_BYTES = 107
 class Notifier:
     """Who is told. Driven by one thread. Nothing here raises: a daemon that cannot be heard goes on.
 
-    `watchdog_s` is how long systemd waits from one ping to the next before it takes the daemon for hung; None: no limit.
+    `watchdog_s` is how long systemd waits from one ping to the next before it takes us for hung; None: no limit.
     """
 
     def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
@@ -70,6 +70,14 @@ class Notifier:
     def ping(self) -> None:
         """Alive: the watchdog begins to wait anew."""
         self._send("WATCHDOG=1")
+
+    def set_watchdog(self, seconds: float) -> None:
+        """From now on a ping is due within `seconds`, the next one counted from now (WATCHDOG_USEC=, systemd 233).
+
+        `watchdog_s` stays what it was at the start. Nothing is sent where systemd keeps no watchdog for us.
+        """
+        if self.watchdog_s is not None:
+            self._send(f"WATCHDOG_USEC={round(seconds * 1e6)}", "WATCHDOG=1")
 
     def _changed(self, status: str) -> tuple[str, ...]:
         line = _one_line(status)

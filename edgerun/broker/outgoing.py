@@ -10,9 +10,9 @@ import msgspec
 
 from edgerun.broker.message import Kind, Message
 
-_SUSPECT = 2
+SUSPECT = 2
+"""Links hung up on with a message on the way, and it is suspected of being why: see `Outgoing.rewind`."""
 _GUILTY = 3
-"""See `Outgoing.rewind`."""
 
 
 class Entry(msgspec.Struct, eq=False):
@@ -60,7 +60,7 @@ class Outgoing:
 
     def __init__(self, max_messages: int = 1000, max_bytes: int = 16 << 20) -> None:
         self._max_messages, self._max_bytes = max_messages, max_bytes
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock is re-entrant
         self._lanes: tuple[deque[Entry], deque[Entry]] = (deque(), deque())
         self._in_flight: OrderedDict[int, Entry] = OrderedDict()
         self._bytes = self._put = self._acked = self._sent0 = 0
@@ -138,7 +138,7 @@ class Outgoing:
 
     def _settled(self, entry: Entry) -> None:
         """`entry` is out of everybody's hands."""
-        if entry.tries >= _SUSPECT:
+        if entry.tries >= SUSPECT:
             self._suspects -= 1
         self._changed.notify_all()
 
@@ -173,10 +173,10 @@ class Outgoing:
     def _blame(self) -> None:
         for entry in self._in_flight.values():
             entry.tries += 1
-            self._suspects += entry.tries == _SUSPECT
+            self._suspects += entry.tries == SUSPECT
         if len(self._in_flight) == 1:
             (entry,) = self._in_flight.values()
-            entry.alone += entry.tries > _SUSPECT
+            entry.alone += entry.tries > SUSPECT
             if entry.alone >= _GUILTY:
                 del self._in_flight[entry.ticket]
                 self._dropped["poison"] += 1
@@ -258,7 +258,7 @@ class Outgoing:
 
     def _give_way(self, entry: Entry) -> int:
         """`entry` found no room in memory; 1 when it is lost."""
-        if entry.tries >= _SUSPECT:
+        if entry.tries >= SUSPECT:
             self._suspects -= 1
         return 1
 

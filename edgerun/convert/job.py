@@ -33,7 +33,7 @@ from edgerun.convert.repeating import repeat
 from edgerun.convert.samples import Part
 from edgerun.convert.search import Found, find_layers
 from edgerun.convert.sources import Source, open_source
-from edgerun.convert.subject import Subject, describe
+from edgerun.convert.subject import Subject, describe, refuse_state
 from edgerun.errors import DeviceError
 
 _SENSITIVITY_SAMPLES = 16
@@ -119,6 +119,8 @@ class _Work:
     def import_source(self) -> Subject:
         """The original: float, as a file of its own."""
         job = self._job
+        if self._source.bundle is not None:
+            refuse_state(self._source.bundle)
         with self._step("import") as told:
             self._network = routes.read(self._source.path, self._place.work, self._shapes(), job.seed)
             original = describe(self._network, self._source.bundle, job.said)

@@ -21,11 +21,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `calibrate` and `evaluate` are sets as `sets` names them; either alone is split. `precision` None: int8, and mixed
     where int8 misses the gate. `shapes`: input → its sides, batch included, where the source leaves them open (for
-    PyTorch in the order of `forward`). `prune`: share of the MACs to go (0..1). `time_budget_min`: for distilling, and for
-    choosing layers.
-    `calibration`: how activation ranges are chosen, None for the converter's own default. `licence`: text such as
-    Apache-2.0, or a file. `on`: measure on this host (ssh) too. `compression`: tell
-    what zeroed or clustered weights would save. `command`: as typed, for the report.
+    PyTorch in the order of `forward`). `prune`: share of the MACs to go (0..1). `time_budget_min`: for distilling, and
+    for choosing layers. `calibration`: how activation ranges are chosen, None for the converter's own default.
+    `licence`: text such as Apache-2.0, or a file. `on`: measure on this host (ssh) too. `compression`: tell what zeroed
+    or clustered weights would save. `command`: as typed, for the report.
     """
 
     source: str

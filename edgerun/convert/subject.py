@@ -81,12 +81,7 @@ def describe(network: Network, source: Bundle | None, said: Said) -> Subject:
     base = source or own
     plan = recurrence(own if base.bare else msgspec.structs.replace(base, artifacts=own.artifacts))
     if plan.stateful:
-        raise ModelError(
-            "a model that carries state from call to call cannot be converted",
-            where=base.name,
-            expected="outputs that depend on this call's inputs alone",
-            remedy="convert it with the tools it was trained with, and make a bundle of the result",
-        )
+        raise _keeps_state(base.name)
     inputs, outputs = exposed(structure, plan)
     bundle = _with_flags(base, said, inputs)
     given = Given(said.decoder, said.labels, said.threshold, None, None, said.size)
@@ -113,6 +108,21 @@ def describe(network: Network, source: Bundle | None, said: Said) -> Subject:
     artifact = msgspec.structs.replace(own.main, accelerators=("cpu",))
     made = msgspec.structs.replace(made, artifacts=(artifact,), golden=None)
     return Subject(made, kind, tuple(inputs), tuple(outputs), tuple(assumed))
+
+
+def refuse_state(source: Bundle) -> None:
+    """Raises `ModelError` for a model with state, which the importers would stumble over in words of their own."""
+    if source.main.structure is not None and recurrence(source).stateful:
+        raise _keeps_state(source.name)
+
+
+def _keeps_state(name: str) -> ModelError:
+    return ModelError(
+        "a model that carries state from call to call cannot be converted",
+        where=name,
+        expected="outputs that depend on this call's inputs alone",
+        remedy="convert it with the tools it was trained with, and make a bundle of the result",
+    )
 
 
 def _with_convert_flags(error: EdgerunError, key: str | None) -> EdgerunError:

@@ -23,12 +23,26 @@ from edgerun.device.ladder import Level
 CALM, HOLD, HOT, STOP = range(4)
 ZONES = ("calm", "hold", "hot", "stop")
 
-Measure = Literal["temp_c", "power_w", "battery_share", "under_voltage", "memory_share", "age_share"]
-"""`age_share`: the worst stream's p95 age as a share of its target; `memory_share`: used of what may be used."""
+Measure = Literal["temp_c", "power_w", "battery_share", "under_voltage", "memory_share", "memory_pressure", "age_share"]
+"""`age_share`: a stream's p95 age as a share of its target; `memory_share`: used of what may be used; `memory_pressure`:
+the share of the last ten seconds in which something waited for memory.
+"""
+_WORDS: dict[Measure, tuple[str, float, str]] = {
+    "temp_c": ("the processor is at {:.1f} °C", 1.0, "hot"),
+    "power_w": ("the device draws {:.2f} W", 1.0, "over its budget"),
+    "battery_share": ("the battery is at {:.0f} %", 100.0, "low"),
+    "under_voltage": ("the supply's voltage is too low", 1.0, ""),
+    "memory_share": ("{:.0f} % of the memory is used", 100.0, "too much"),
+    "memory_pressure": ("work waits for memory {:.0f} % of the time", 100.0, "too much"),
+    "age_share": ("results are {:.0f} % of the age they may have", 100.0, "too old"),
+}
+"""How a measure is told, by what its value is multiplied for that, and what it is when that is bad."""
 
 _MOST_DOUBLINGS = 5
 _QUICK_S, _SLOW_S = 10.0, 300.0
 """Two running means of a value; how far the quick one is ahead of the slow one is its trend."""
+_CLOSE = 0.25
+"""So far from the hot zone's beginning towards the stop zone's one rung at a time will do."""
 _STEADY = 0.1
 """A trend below this part of the zones' overlap is none."""
 
@@ -145,7 +159,11 @@ def step(policy: Policy, levels: int, state: State, measured: Mapping[str, float
     if zone == HOT:
         settled = state.moved_ns is None or state.rose or now_ns - state.moved_ns >= policy.settle_s * 1e9
         may = settled and _beyond(worst, measured) and not _better(state, worst) and state.level < max(0, bottom - 1)
-        return _lower(state, state.level + 1, why, now_ns) if may else state
+        return (
+            _lower(state, state.level + _stride(worst, measured, bottom - 1 - state.level), why, now_ns)
+            if may
+            else state
+        )
     return state if any(_worsens(band, courses) for band in policy.bands) else _rise(policy, state, now_ns)
 
 
@@ -199,6 +217,17 @@ def _beyond(band: Band | None, measured: Mapping[str, float]) -> bool:
     return (-value if band.falling else value) >= _upward(band)[HOT - 1][1]
 
 
+def _stride(band: Band | None, measured: Mapping[str, float], left: int) -> int:
+    """How many rungs to go down at once, of `left`: one, and more the nearer the value is to the stop zone."""
+    zones = [] if band is None else _upward(band)
+    value = None if band is None else measured.get(band.measure)
+    if band is None or value is None or len(zones) <= STOP:
+        return 1
+    hot, stop = zones[HOLD][1], zones[HOT][1]
+    share = ((-value if band.falling else value) - hot) / (stop - hot)
+    return max(1, min(left, round((share - _CLOSE) * left / 2)))
+
+
 def _better(state: State, worst: Band | None) -> bool:
     """Whether the last step down, and nothing since, has begun to help."""
     if worst is None or state.rose:
@@ -244,5 +273,12 @@ def _rise(policy: Policy, state: State, now_ns: int) -> State:
 
 
 def _reason(band: Band, zone: int, measured: Mapping[str, float]) -> str:
+    """A sentence for a person; empty where all is well."""
     value = measured.get(band.measure)
-    return f"{band.measure} is not known" if value is None else f"{band.measure} {value:.4g} is {ZONES[zone]}"
+    words, factor, bad = _WORDS[band.measure]
+    if zone < HOT:
+        return ""
+    said = words.format(value * factor) if value is not None else words.partition("{")[0].strip()
+    if zone == STOP:
+        return f"{said}: everything has to stop"
+    return f"{said}, which is {bad}" if bad else said

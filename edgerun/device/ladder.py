@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -28,6 +29,11 @@ Level = Mapping[str, Rung]
 """Every stream's rung."""
 
 
+Means = Literal["fps", "variant", "gate", "crawl", "pause"]
+MEANS: tuple[Means, ...] = ("fps", "variant", "gate", "crawl", "pause")
+"""In this order: rates to a quarter, smaller models, sharper gates, rates to a twentieth, pauses."""
+
+
 class Climber(msgspec.Struct, frozen=True):
     """A stream, and what can be done about it. The lighter it weighs, the earlier it gives way."""
 
@@ -36,11 +42,16 @@ class Climber(msgspec.Struct, frozen=True):
     variants: int = 0
     """Smaller models or resolutions there are besides the first."""
     gated: bool = False
+    rated: bool = True
+    """Frames may be left out; not where the model wants every one."""
+    pausable: bool = True
+    """It may be paused while others go on."""
 
 
-def build_ladder(streams: Sequence[Climber]) -> tuple[Level, ...]:
+def build_ladder(streams: Sequence[Climber], means: Collection[Means] = MEANS) -> tuple[Level, ...]:
     """Level 0 is everything. First rates go down, lightest stream first in each round, then variants, then gates get
-    sharper, then all but the heaviest are paused. The last level is nothing at all, for `stop`.
+    sharper, then rates go down further, then all but the heaviest are paused. Of these only the `means` allowed. The
+    last level is nothing at all, for `stop`.
     """
     order = sorted(streams, key=lambda stream: stream.weight)
     rungs = {stream.name: Rung() for stream in streams}
@@ -50,22 +61,40 @@ def build_ladder(streams: Sequence[Climber]) -> tuple[Level, ...]:
         rungs[stream.name] = msgspec.structs.replace(rungs[stream.name], **fields)
         levels.append(dict(rungs))
 
-    for share in FPS_SHARES:
-        for stream in order:
-            change(stream, fps_share=share)
-    for variant in range(1, 1 + max((stream.variants for stream in order), default=0)):
-        for stream in order:
-            if variant <= stream.variants:
-                change(stream, variant=variant)
-    for factor in GATE_FACTORS:
-        for stream in order:
-            if stream.gated:
-                change(stream, gate_factor=factor)
-    for share in CRAWL_SHARES:
-        for stream in order:
-            change(stream, fps_share=share)
-    for stream in order[:-1]:
-        change(stream, paused=True)
+    def rates(shares: Sequence[float]) -> None:
+        for share in shares:
+            for stream in order:
+                if stream.rated:
+                    change(stream, fps_share=share)
+
+    if "fps" in means:
+        rates(FPS_SHARES)
+    if "variant" in means:
+        for variant in range(1, 1 + max((stream.variants for stream in order), default=0)):
+            for stream in order:
+                if variant <= stream.variants:
+                    change(stream, variant=variant)
+    if "gate" in means:
+        for factor in GATE_FACTORS:
+            for stream in order:
+                if stream.gated:
+                    change(stream, gate_factor=factor)
+    if "crawl" in means:
+        rates(CRAWL_SHARES)
+    if "pause" in means:
+        for stream in order[:-1]:
+            if stream.pausable:
+                change(stream, paused=True)
     if order:
-        change(order[-1], paused=True)
+        levels.append({name: msgspec.structs.replace(rung, paused=True) for name, rung in rungs.items()})
     return tuple(levels)
+
+
+def stricter(one: Rung, other: Rung) -> Rung:
+    """What keeps to both."""
+    return Rung(
+        min(one.fps_share, other.fps_share),
+        max(one.variant, other.variant),
+        max(one.gate_factor, other.gate_factor),
+        one.paused or other.paused,
+    )

@@ -138,7 +138,7 @@ class Log:
     def write_acks(self) -> None:
         """Say in the files what was acknowledged since the last time."""
         acks, self._acks = self._acks, []
-        still = [n for n in acks if (segment := self._holder(n)) is not None and segment.unacked]
+        still = [n for n in acks if (s := self._holder(n)) is not None and (s.unacked or s is self._active)]
         if not still:
             return  # the files they stand in go as a whole
         try:
@@ -206,17 +206,16 @@ class Log:
         """After `peek` found nothing more: how many it should have found. They are lost, and not waited for again."""
         return self._pass(min(upto, self.next)) if not self._ahead else 0
 
-    def drop_oldest(self, upto: int) -> tuple[int, int, int, list[Path]]:
-        """Delete the oldest file. Returns how many waited in it to be read, of those with an n below `upto`; the
-        first n and the one behind the last; and the file, if it is damaged.
+    def drop_oldest(self, upto: int) -> tuple[int, list[Path]]:
+        """Delete the oldest file. Returns how many waited in it to be read, of those with an n below `upto`, and the
+        file, if it is damaged.
         """
         segment = self.segments[0]
         if segment is self._active:
             self._release()
         waiting = segment.open_in(self._cursor, upto)
         self._cursor = max(self._cursor, min(segment.next, upto))
-        aside = self._remove(segment)
-        return waiting, segment.first, segment.next, aside
+        return waiting, self._remove(segment)
 
     def close(self) -> None:
         """Sync and let go."""

@@ -7,7 +7,8 @@ A file begins with `MAGIC`. Each record, all numbers little-endian:
     1 byte   flags: bit 0 = the content is deflated (RFC 1951) against `DICTIONARY`
     4 bytes  length of the body
     4 bytes  CRC-32 (IEEE 802.3, as zlib computes it) of kind, flags, length and body
-    body     DATA: n, order (8 bytes each), Unix time in ms (8), then the content: length of the topic (2), topic, payload
+    body     DATA: n, order (8 bytes each), Unix time in ms (8); then the content: length of the
+             topic (2), topic, payload
              ACKS: any number of (first n, how many): 8 and 4 bytes
 
 `n` numbers the records of one class without a gap, `order` those of all classes.

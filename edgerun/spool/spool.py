@@ -4,51 +4,54 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edgerun.broker.message import KINDS, Kind, Message
-from edgerun.broker.outgoing import Entry, Outgoing, OutgoingStats
+from edgerun.broker.message import Kind, Message
+from edgerun.broker.outgoing import Entry
 from edgerun.clock import Clock
 from edgerun.errors import DeviceError, EdgerunError
 from edgerun.spool.files import Files
-from edgerun.spool.notices import Notice, Notices
+from edgerun.spool.lanes import AHEAD, BATCH, END, Lanes, as_replayed
+from edgerun.spool.notices import Notice
 from edgerun.spool.options import SpoolOptions
-from edgerun.spool.record import Record
-from edgerun.spool.store import Dropped, Mark, New, Opened, Store
+from edgerun.spool.store import Dropped, Mark, New, Opened, Reason, Store
 
 _log = logging.getLogger(__name__)
 
-_LATE_NS = 1_000_000_000  # durability "outage": the oldest unacknowledged message is written when it is this old
+_LATE_NS = 1_000_000_000  # "outage": live messages are written when the oldest has waited this long for its PUBACK
+_TURN_NS = 1_000_000_000
 _MARK_NS = 1_000_000_000
+_ACKS_NS = 100_000_000
+_LOOK_NS = 100_000_000
 _ROOM_NS = 10_000_000_000
 _RETRY_NS = 10_000_000_000
 _GATHER_S = 0.02  # a flood is written in batches; a kill takes at most this and the time of one write
-_WRITTEN_S = 0.25  # how long a publisher waits for a disk that stalls
 _CLOSE_S = 2.0
-_AHEAD = 256
-_BATCH = 512
-_END = 1 << 63
+_WHY: dict[Reason, str] = {
+    "spool_full": "the spool is at its bound",
+    "disk_full": "the disk is full",
+    "expired": "older than max_age",
+}
 
 
 class SpoolStats(msgspec.Struct, frozen=True):
     """How the spool stands."""
 
     messages: int
-    """Waiting on disk, not in memory."""
+    """That wait to be replayed."""
     bytes: int
     """Of all files."""
     dropped: dict[str, int]
-    """By class, for want of room, for age and for damage, since the process started."""
+    """By class, whatever the reason, since the process started."""
     replayed: int
     """Acknowledged since the process started."""
     broken: str | None
     """Why nothing is written at the moment."""
 
 
-class Spool(Outgoing):
+class Spool(Lanes):
     """`Outgoing` whose messages of a class (`Message.keep`) outlive an outage, a restart, a kill and a power cut.
 
     A message is *live* or belongs to the *backlog*. Live: put while there was a link, in memory, and on disk as well
@@ -58,8 +61,9 @@ class Spool(Outgoing):
     lost makes a backlog of what was live.
 
     All disk work is done by one thread, "spool": neither whoever publishes nor the thread "mqtt" waits for a disk that
-    stalls. (With "always", whoever publishes waits for its message's write, a quarter of a second at most.) What the
-    disk refuses stays in memory within the bounds of `Outgoing`, is told, and is written as soon as the disk takes it.
+    stalls. (With "always", whoever publishes waits for its message's write, a quarter of a second at most, and not
+    again until the disk answers.) What the disk refuses stays in memory within the bounds of `Outgoing`, is told, and
+    is written as soon as the disk takes it; live messages go on meanwhile.
     """
 
     def __init__(
@@ -72,187 +76,24 @@ class Spool(Outgoing):
         max_bytes: int = 16 << 20,
         files: Files | None = None,
     ) -> None:
-        super().__init__(max_messages, max_bytes)
-        self._options, self._clock, self._run, self._files = options, clock, run, files
-        self._always = options.durability == "always"
+        super().__init__(options, max_messages, max_bytes)
+        self._clock, self._run, self._files = clock, run, files
         self._store: Store | None = None
-        self._notices = Notices(options.folder)
-        self._nudge: Callable[[], None] = lambda: None
-        self._work = threading.Event()
-        self._ending = threading.Event()
         self._thread: threading.Thread | None = None
-        self._opened = threading.Event()
-        self._window = 0  # 0: no link
-        self._away: deque[Entry] = deque()  # put without a link, to be written
-        self._away_bytes = 0
-        self._ahead: deque[Entry] = deque()  # read from the disk, to be sent
-        self._live_from: dict[Kind, int] = dict.fromkeys(KINDS, _END)
-        self._backlog = 0  # on disk only
-        self._acks: list[tuple[Kind, int]] = []
-        self._replaying = 0
-        self._replayed = 0
-        self._ticket = -_END
-        self._next_replay_ns = 0
-        self._lost: Counter[str] = Counter()
-        self._uncertain: OrderedDict[int, None] = OrderedDict()
-        self._highest: int | None = None
+        self._ending, self._tried = threading.Event(), threading.Event()
         self._size = 0
         self._unsynced_ns: int | None = None
-        self._mark_ns = self._room_ns = self._acks_ns = self._retry_ns = self._turned_ns = clock.mono_ns()
-
-    # What the connection calls
+        self._no_copies_until_ns = 0
+        self._turned_ns = now_ns = clock.mono_ns()
+        self._mark_ns = self._room_ns = self._acks_ns = self._retry_ns = now_ns
 
     def start(self, nudge: Callable[[], None]) -> None:
-        """Start the thread. It opens the folder; until then messages wait in memory."""
+        """Start the thread, which opens the folder. Idempotent. Until it is open messages wait in memory."""
         self._nudge = nudge
         if self._thread is None:
+            self._disk = "opening"
             self._thread = threading.Thread(target=self._run_thread, name="spool", daemon=True)
             self._thread.start()
-
-    def opened(self, window: int) -> None:
-        with self._changed:
-            self._window = window
-        self._work.set()
-
-    def put(self, message: Message, now_ns: int) -> int:
-        if message.keep is None or self._thread is None:
-            return super().put(message, now_ns)
-        with self._changed:
-            if message.number is not None:
-                self._uncertain[message.number] = None
-                self._highest = message.number
-            if self._window and self._may_be_live(message):
-                victims = super().put(message, now_ns)
-                entry = self._lanes[1][-1] if self._lanes[1] else None
-            else:
-                victims = self._put_away(message, now_ns)
-                entry = self._away[-1] if self._away else None
-            if self._always or not self._window or len(self._lanes[1]) * 4 > self._max_messages:
-                self._work.set()
-            if self._always and entry is not None and entry.message is message and self._thread.is_alive():
-                self._changed.wait_for(lambda: self._is_safe(entry), _WRITTEN_S)
-        return victims
-
-    def _may_be_live(self, message: Message) -> bool:
-        """What was put without a link is written first: else the log's order would not be that of `put`."""
-        return not self._away and message.weight <= self._max_bytes
-
-    def _is_safe(self, entry: Entry) -> bool:
-        return entry.place is not None or self._store is None or self._window < 0
-
-    def _put_away(self, message: Message, now_ns: int) -> int:
-        self._put += 1
-        self._away.append(Entry(self._put, message, now_ns))
-        self._away_bytes += message.weight
-        return self._trim_away()
-
-    def _trim_away(self) -> int:
-        """While the disk takes nothing, memory is the bound: the oldest of the lowest class gives way."""
-        victims = 0
-        while self._away and (len(self._away) > self._max_messages or self._away_bytes > self._max_bytes):
-            lowest = min(self._away, key=lambda entry: (KINDS.index(entry.message.keep or KINDS[0]), entry.ticket))
-            self._away.remove(lowest)
-            self._away_bytes -= lowest.message.weight
-            self._lose(lowest.message.keep, "full", 1)
-            self._forget_number(lowest.message)
-            victims += 1
-        if victims:
-            self._changed.notify_all()
-        return victims
-
-    def _take(self, durable: bool, now_ns: int) -> Entry | None:
-        entry = super()._take(durable, now_ns)
-        if entry is not None or not durable or not self._replay_due(now_ns):
-            return entry
-        entry = self._ahead.popleft()
-        entry.put_ns = now_ns
-        self._bytes -= entry.message.weight
-        self._in_flight[entry.ticket] = entry
-        self._replaying += 1
-        step_ns = round(1e9 / self._options.replay_rate)
-        self._next_replay_ns = max(self._next_replay_ns, now_ns - 10 * step_ns) + step_ns
-        if len(self._ahead) < _AHEAD // 4 and self._backlog:
-            self._work.set()
-        return entry
-
-    def _may_go(self, entry: Entry) -> bool:
-        return not self._always or entry.message.keep is None or entry.place is not None or self._store is None
-
-    def _replay_due(self, now_ns: int) -> bool:
-        half = max(1, self._window // 2)
-        return bool(self._ahead) and self._replaying < half and now_ns >= self._next_replay_ns
-
-    def waits(self, durable: bool, now_ns: int) -> bool:
-        passing, lasting = self._lanes
-        if passing or (durable and self._replay_due(now_ns)):
-            return True
-        try:
-            return durable and bool(lasting) and self._may_go(lasting[0])
-        except IndexError:  # taken by the thread "spool" in the meantime
-            return False
-
-    def due_ns(self, durable: bool) -> int | None:
-        if not durable or not self._ahead or self._replaying >= max(1, self._window // 2):
-            return None
-        return self._next_replay_ns
-
-    def _settled(self, entry: Entry) -> None:
-        super()._settled(entry)
-        self._forget_number(entry.message)
-        if entry.place is not None:
-            self._acks.append(entry.place)
-            if len(self._acks) >= _BATCH:
-                self._work.set()
-        if entry.ticket < 0:
-            self._replaying -= 1
-            self._replayed += 1
-
-    def _poisoned(self, entry: Entry) -> None:
-        self._notices.add("spool_poison", f"the broker hangs up on a message to {entry.message.topic}: dropped")
-
-    def _return(self) -> None:
-        """What is on disk is backlog from here on, what is not goes there; the rest waits in memory as ever."""
-        self._window = 0
-        lasting = self._lanes[1]
-        back = sorted(self._in_flight.values(), key=lambda entry: entry.ticket)
-        self._in_flight.clear()
-        self._replaying = 0
-        self._bytes -= sum(entry.message.weight for entry in lasting)
-        entries = [*back, *lasting]
-        lasting.clear()
-        self._bytes -= sum(entry.message.weight for entry in self._ahead)
-        ahead = [entry for entry in entries if entry.ticket < 0]
-        self._ahead.extendleft(reversed(ahead))
-        away = []
-        for entry in entries:
-            if entry.ticket < 0:
-                continue
-            if entry.message.keep is None or self._thread is None:
-                lasting.append(entry)
-                self._bytes += entry.message.weight
-            elif entry.place is not None:
-                self._backlog += 1
-                self._absolve(entry)
-            else:
-                away.append(entry)
-                self._away_bytes += entry.message.weight
-        self._away.extendleft(reversed(away))
-        self._bytes += sum(entry.message.weight for entry in self._ahead)
-        self._live_from = dict.fromkeys(KINDS, _END)
-        self._trim_away()
-        self._work.set()
-
-    def _give_way(self, entry: Entry) -> int:
-        """A live message on disk has its turn later, with the backlog."""
-        if entry.place is None:
-            self._forget_number(entry.message)
-            if entry.message.keep is not None:
-                self._lost[entry.message.keep] += 1
-            return super()._give_way(entry)
-        self._absolve(entry)
-        self._live_from[entry.place[0]] = entry.place[1] + 1
-        self._backlog += 1
-        return 0
 
     def drop_waiting(self) -> int:
         """The end of the process: what the disk has is kept, the rest is lost, counted as `stopped`."""
@@ -264,54 +105,39 @@ class Spool(Outgoing):
         self._work.set()
         thread.join(_CLOSE_S)
         if thread.is_alive():
-            _log.error("%s: the disk does not answer; what was not written yet may be lost", self._options.folder)
+            _log.error("%s: the disk does not answer; what it was not given yet is lost", self._options.folder)
         with self._changed:
             left = len(self._lanes[1]) + len(self._away)
             self._backlog += len(self._ahead)
-            self._bytes -= sum(entry.message.weight for entry in (*self._lanes[1], *self._ahead))
-            self._away_bytes = 0
             for lane in (self._lanes[1], self._away, self._ahead):
                 lane.clear()
+            self._bytes = self._away_bytes = 0
             if left:
                 self._dropped["stopped"] += left
+            if self._backlog:
+                _log.info("%s: %d messages wait there for the next start", self._options.folder, self._backlog)
             self._changed.notify_all()
         return left
 
-    def _stats(self) -> OutgoingStats:
-        stats = super()._stats()
-        waiting = stats.waiting + len(self._away) + len(self._ahead) + self._backlog
-        return msgspec.structs.replace(stats, waiting=waiting, waiting_bytes=self._bytes + self._away_bytes)
-
-    def _oldest(self) -> Entry | None:
-        candidates = [entry for entry in (super()._oldest(),) if entry is not None]
-        candidates += [lane[0] for lane in (self._away, self._ahead) if lane]
-        return min(candidates, key=lambda entry: entry.ticket, default=None)
-
-    def _oldest_ticket(self) -> float:
-        return -_END if self._backlog else super()._oldest_ticket()
-
-    # What the application calls
-
     def spool_stats(self) -> SpoolStats:
+        """Thread-safe."""
         with self._changed:
-            waiting = self._backlog + len(self._ahead) + self._replaying
+            waiting = self._backlog + len(self._ahead) + len(self._away) + self._replaying
             lost = {kind: n for kind, n in self._lost.items() if n}
             return SpoolStats(waiting, self._size, lost, self._replayed, self._notices.broken)
 
     def take_notices(self) -> list[Notice]:
-        """What an operator wants to know of since the last call: each is an event to publish."""
+        """What an operator wants to know of since the last call: each is an event to publish. Thread-safe."""
         return self._notices.take()
 
-    def wait_opened(self, timeout_s: float) -> bool:
+    def wait_tried(self, timeout_s: float) -> bool:
         """Whether the folder was opened, or refused, within that time: `take_notices` then knows of the run before."""
-        return self._opened.wait(timeout_s)
+        return self._tried.wait(timeout_s)
 
     @property
     def turned_ns(self) -> int:
-        """When the thread "spool" was last seen at work (monotonic ns); it turns at least once a second."""
+        """When the thread "spool" was last seen at work (monotonic ns): it turns at least once a second."""
         return self._turned_ns
-
-    # The thread "spool"
 
     def _run_thread(self) -> None:
         while not self._ending.is_set():
@@ -321,27 +147,25 @@ class Spool(Outgoing):
             except (OSError, EdgerunError) as error:
                 self._break(error)
             except Exception as error:  # noqa: BLE001  a thread's body; memory takes over
-                _log.exception("in the thread spool")
+                _log.debug("in the thread spool", exc_info=True)
                 self._break(error)
-            self._opened.set()
-            busy = self._work.is_set()
-            self._work.wait(self._wait_s(now_ns))
-            if busy and not self._always:
+            self._tried.set()
+            if self._work.wait(self._wait_s(now_ns)) and not self._always:
                 self._ending.wait(_GATHER_S)
             self._work.clear()
         self._end()
 
     def _wait_s(self, now_ns: int) -> float:
         """Until something is due, a second at most."""
-        due = [now_ns + 1_000_000_000]
+        due_ns = now_ns + _TURN_NS
         with self._changed:
             if self._unsynced_ns is not None:
-                due.append(self._unsynced_ns + self._options.sync_ms * 1_000_000)
-            if self._store is not None and not self._always:
-                oldest = next((e for e in (*self._in_flight.values(), *self._lanes[1]) if e.message.keep), None)
-                if oldest is not None and oldest.place is None:
-                    due.append(max(oldest.put_ns + _LATE_NS, now_ns + 100_000_000))
-        return max(0.0, (min(due) - self._clock.mono_ns()) / 1e9)
+                due_ns = min(due_ns, self._unsynced_ns + self._options.sync_ms * 1_000_000)
+            if self._acks:
+                due_ns = min(due_ns, self._acks_ns)
+            if self._store is not None and not self._always and (live := self._live()):
+                due_ns = min(due_ns, max(live[0].put_ns + _LATE_NS, now_ns + _LOOK_NS))
+        return max(0.0, (due_ns - self._clock.mono_ns()) / 1e9)
 
     def _turn(self, now_ns: int) -> None:
         store = self._store
@@ -350,20 +174,20 @@ class Spool(Outgoing):
                 return
             store = self._open()
         self._write(store, now_ns)
-        if now_ns >= self._acks_ns or len(self._acks) >= _BATCH:
-            self._acks_ns = now_ns + _MARK_NS
+        if now_ns >= self._acks_ns or len(self._acks) >= BATCH:
+            self._acks_ns = now_ns + _ACKS_NS
             self._settle(store)
-        if self._options.sync_ms and self._unsynced_ns is not None:
-            if now_ns - self._unsynced_ns >= self._options.sync_ms * 1_000_000:
-                store.sync()
-                self._unsynced_ns = None
+        if self._unsynced_ns is not None and now_ns - self._unsynced_ns >= self._options.sync_ms * 1_000_000:
+            self._sync(store)
         if now_ns >= self._room_ns:
             self._room_ns = now_ns + _ROOM_NS
-            self._account(store.make_room(self._now_ms(), self._live_from))
+            self._account(store.make_room(self._unix_ms(), self._release))
         self._read_ahead(store)
         if now_ns >= self._mark_ns:
             self._mark_ns = now_ns + _MARK_NS
-            self._write_mark(store)
+            with self._changed:
+                certain = self._certain()
+            store.write_mark(Mark(self._run, certain, clean=False))
         with self._changed:
             self._size = store.size
 
@@ -371,7 +195,7 @@ class Spool(Outgoing):
         store = Store(self._options, self._files)
         try:
             found = store.open()
-        except EdgerunError:
+        except DeviceError:
             raise
         except OSError as error:
             raise DeviceError(
@@ -380,25 +204,24 @@ class Spool(Outgoing):
                 got=error.strerror or str(error),
                 remedy="make it writable for edgerun's user, or name another place in STATE_DIRECTORY",
             ) from error
-        first = not self._opened.is_set() or self._notices.broken is not None
         with self._changed:
             self._store = store
+            self._disk = "works"
             self._put += found.messages
             self._backlog += found.messages
-        self._tell_found(found, first)
+        self._tell(found)
         self._notices.mend()
         self._nudge()
         return store
 
-    def _tell_found(self, found: Opened, first: bool) -> None:
+    def _tell(self, found: Opened) -> None:
         if found.messages:
             _log.info("%s: %d messages wait to be replayed", self._options.folder, found.messages)
         if found.missing:
             self._notices.add("spool_damaged", f"{found.missing} spooled messages were damaged and are lost")
-        for name in found.aside:
-            self._notices.add("spool_set_aside", f"a file of the spool was set aside: {name}")
+        self._tell_aside(found.aside)
         mark = found.mark
-        if first and mark is not None and not mark.clean and mark.run != self._run:
+        if mark is not None and not mark.clean and mark.run != self._run:
             upto = f"results up to {mark.certain} are" if mark.certain is not None else "no result is"
             self._notices.add(
                 "unclean_stop",
@@ -407,94 +230,95 @@ class Spool(Outgoing):
                 certain=mark.certain,
             )
 
+    def _tell_aside(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._notices.add("spool_set_aside", f"a file of the spool was set aside: {name}")
+
     def _write(self, store: Store, now_ns: int) -> None:
         """Everything that has to be on disk by now."""
         while True:
             with self._changed:
                 batch = self._to_write(now_ns)
-                news = [
-                    New(e.message.keep, e.message.topic, e.message.payload, self._now_ms(e, now_ns))
-                    for e in batch
-                    if e.message.keep is not None
-                ]
-                live_from = dict(self._live_from)
             if not batch:
                 return
-            places, dropped = store.append(news, live_from)
+            news = []
+            for entry in batch:
+                assert entry.message.keep is not None
+                waited_ms = (now_ns - entry.put_ns) // 1_000_000
+                unix_ms = max(0, self._unix_ms() - waited_ms)
+                news.append(New(entry.message.keep, entry.message.topic, entry.message.payload, unix_ms))
+            places, dropped, error = store.append(news, self._release)
             if self._unsynced_ns is None:
                 self._unsynced_ns = now_ns
-            if self._options.sync_ms == 0:
-                store.sync()
-                self._unsynced_ns = None
-            self._place(batch, places)
-            self._account(dropped, written=True)
+            if self._options.sync_ms == 0 and error is None:
+                self._sync(store)
+            self._place(batch, places, now_ns)
+            self._account(dropped)
             self._nudge()
+            if error is not None:
+                raise error
 
     def _to_write(self, now_ns: int) -> list[Entry]:
         """Called with the lock."""
         if self._away:
-            return [self._away[i] for i in range(min(_BATCH, len(self._away)))]
-        lasting = self._lanes[1]
-        if not self._always:
-            oldest = self._oldest_live()
-            pressed = len(lasting) * 4 > self._max_messages or self._bytes * 4 > self._max_bytes
-            if not pressed and (oldest is None or now_ns - oldest.put_ns < _LATE_NS):
-                return []
-        live = [
-            entry
-            for entry in (*self._in_flight.values(), *lasting)
-            if entry.ticket > 0 and entry.place is None and entry.message.keep is not None
-        ]
-        return sorted(live, key=lambda entry: entry.ticket)[:_BATCH]
+            return [self._away[i] for i in range(min(BATCH, len(self._away)))]
+        live = self._live()
+        if not live or now_ns < self._no_copies_until_ns:
+            return []
+        if not self._always and not self._is_pressed() and now_ns - live[0].put_ns < _LATE_NS:
+            return []
+        return [entry for entry in live if entry.place is None][:BATCH]
 
-    def _oldest_live(self) -> Entry | None:
-        live = (e for e in (*self._in_flight.values(), *self._lanes[1]) if e.ticket > 0 and e.message.keep is not None)
-        return min(live, key=lambda entry: entry.ticket, default=None)
-
-    def _place(self, batch: list[Entry], places: list[int | None]) -> None:
-        """`batch` is written: who is still here is live, who is acknowledged already is told so, the others wait."""
+    def _place(self, batch: Sequence[Entry], places: Sequence[int | Reason], now_ns: int) -> None:
+        """`batch` is on disk as far as `places` goes: who is still here learns it, who is done with is told so."""
         with self._changed:
+            self._stalled = False
             lasting = {entry.ticket for entry in self._lanes[1]}
             away = {entry.ticket for entry in self._away}
-            gone: set[int] = set()
-            for entry, n in zip(batch, places, strict=True):
+            for entry, place in zip(batch, places, strict=False):
                 kind = entry.message.keep
                 assert kind is not None
-                self._forget_number(entry.message)
-                if entry.ticket in away:
-                    gone.add(entry.ticket)
-                    self._away_bytes -= entry.message.weight
-                    if n is not None:
-                        entry.place = (kind, n)
-                        self._backlog += 1
-                        self._absolve(entry)
-                elif entry.ticket in self._in_flight or entry.ticket in lasting:
-                    if n is not None:
-                        entry.place = (kind, n)
-                        self._live_from[kind] = min(self._live_from[kind], n)
-                elif n is not None:
-                    self._acks.append((kind, n))  # acknowledged, or dropped, while it was being written
-            self._away = deque(entry for entry in self._away if entry.ticket not in gone)
+                if isinstance(place, int):
+                    self._forget_number(entry.message)
+                    entry.place = (kind, place)
+                is_away = entry.ticket in away
+                away.discard(entry.ticket)
+                if not is_away and entry.ticket not in lasting and entry.ticket not in self._in_flight:
+                    if isinstance(place, int):  # acknowledged, or dropped, while it was being written
+                        self._acks.append((kind, place))
+                elif not isinstance(place, int):
+                    self._no_copies_until_ns = now_ns + _RETRY_NS
+                    if is_away:
+                        self._lose(entry, place)
+                elif is_away:
+                    self._backlog += 1
+                    self._absolve(entry)
+                else:
+                    self._live_from[kind] = min(self._live_from[kind], place)
+            kept = [entry for entry in self._away if entry.ticket in away]
+            self._away.clear()
+            self._away.extend(kept)
+            self._away_bytes = sum(entry.message.weight for entry in kept)
             self._changed.notify_all()
-        if gone:
-            self._work.set()
 
-    def _account(self, dropped: list[Dropped], written: bool = False) -> None:
+    def _release(self, kind: Kind, first: int, behind: int) -> int:
+        """Their file is about to go: what is live among them has no copy any more."""
+        with self._changed:
+            for entry in self._live():
+                if entry.place is not None and entry.place[0] == kind and first <= entry.place[1] < behind:
+                    self._overtaken.discard(entry.place)
+                    entry.place = None
+            return self._live_from[kind]
+
+    def _account(self, dropped: Sequence[Dropped]) -> None:
         for one in dropped:
-            with self._changed:
-                known = self._count_dropped(one)
-                self._changed.notify_all()
-            if known:
-                self._notices.add(one.reason, f"{known} messages of class {one.kind} were dropped: {_WHY[one.reason]}")
-
-    def _count_dropped(self, one: Dropped) -> int:
-        if one.next:
-            self._backlog -= one.waiting
-            for entry in (*self._in_flight.values(), *self._lanes[1]):
-                if entry.place is not None and entry.place[0] == one.kind and one.first <= entry.place[1] < one.next:
-                    entry.place = None  # live still; only its copy is gone
-        self._lose(one.kind, one.reason, one.waiting)
-        return one.waiting
+            if one.waiting:
+                with self._changed:
+                    self._backlog -= one.waiting
+                    self._count_lost(one.kind, one.reason, one.waiting)
+                    self._changed.notify_all()
+                text = f"{one.waiting} messages of class {one.kind} were dropped: {_WHY[one.reason]}"
+                self._notices.add("spool_dropped", text)
 
     def _settle(self, store: Store) -> None:
         """Tell the disk what the broker has."""
@@ -504,77 +328,72 @@ class Spool(Outgoing):
             store.ack(kind, n)
         if acks or store.acks_wait:
             store.write_acks()
-            for name in store.tidy(self._options.segment_bytes // 4 if self._always else 0):
-                self._notices.add("spool_set_aside", f"a file of the spool was set aside: {name}")
+            self._tell_aside(store.tidy(self._options.segment_bytes // 4 if self._always else 0))
             if store.dirty and self._unsynced_ns is None:
                 self._unsynced_ns = self._clock.mono_ns()
 
+    def _sync(self, store: Store) -> None:
+        store.sync()
+        self._unsynced_ns = None
+
     def _read_ahead(self, store: Store) -> None:
         with self._changed:
-            wanted = _AHEAD - len(self._ahead) if self._window and self._backlog else 0
+            wanted = AHEAD - len(self._ahead) if self._window and self._backlog else 0
             live_from = dict(self._live_from)
-        if wanted < _AHEAD // 2:
+        if wanted < AHEAD // 2:
             return
         records, lost = store.read(wanted, live_from)
-        now_ms = self._now_ms()
+        now_ms = self._unix_ms()
         with self._changed:
-            self._backlog -= len(records) + lost
-            if lost:
-                self._lose(None, "damaged", lost)
+            in_memory = {entry.place for entry in self._live()}
             for kind, record in records:
+                place = (kind, record.n)
+                if place in in_memory:
+                    self._overtaken.add(place)
+                    continue
+                self._backlog -= 1
                 if store.is_expired(record, now_ms):
-                    self._lose(kind, "expired", 1)
-                    self._acks.append((kind, record.n))
+                    self._count_lost(kind, "expired", 1)
+                    self._acks.append(place)
                     continue
                 self._ticket += 1
-                entry = Entry(self._ticket, _replay(kind, record), 0, (kind, record.n))
-                self._ahead.append(entry)
-                self._bytes += entry.message.weight
+                message = as_replayed(Message(record.topic, record.payload, qos=1, keep=kind))
+                self._ahead.append(Entry(self._ticket, message, 0, place))
+                self._bytes += message.weight
+            self._backlog -= lost
+            self._count_lost(None, "damaged", lost)
             self._changed.notify_all()
         if lost:
             self._notices.add("spool_damaged", f"{lost} spooled messages were damaged and are lost")
         self._nudge()
 
-    def _write_mark(self, store: Store) -> None:
-        with self._changed:
-            certain = self._certain()
-        store.write_mark(Mark(self._run, certain, clean=False))
-
-    def _certain(self) -> int | None:
-        """Up to which number every result is acknowledged, on disk, or counted as dropped."""
-        if not self._uncertain:
-            return self._highest
-        first = next(iter(self._uncertain))
-        return first - 1 if first > 0 else None
-
     def _break(self, error: Exception) -> None:
-        """The disk does not do: on in memory, and once more in a while."""
+        """The disk does not do: on in memory, and once more in a while. A folder taken anew counts its messages anew,
+        and gives those again that are here.
+        """
         store, self._store = self._store, None
         self._retry_ns = self._clock.mono_ns() + _RETRY_NS
         self._unsynced_ns = None
         self._notices.fail(error)
+        with self._changed:
+            self._disk = "broken"
+            self._put -= self._backlog + len(self._ahead)
+            self._backlog = 0
+            self._bytes -= sum(entry.message.weight for entry in self._ahead)
+            self._ahead.clear()
+            for entry in self._in_flight.values():
+                entry.place = None
+            for entry in self._lanes[1]:
+                entry.place = None
+            self._live_from = dict.fromkeys(self._live_from, END)
+            self._overtaken.clear()
+            self._acks.clear()
+            if self._window:
+                self._bring_back()
+            self._changed.notify_all()
         if store is not None:
-            with self._changed:
-                self._recount(store)
             store.abandon()
         self._nudge()
-
-    def _recount(self, store: Store) -> None:
-        """What a folder taken anew will say is forgotten: it counts its messages, and gives those again that are here.
-
-        Called with the lock.
-        """
-        self._put -= self._backlog
-        self._backlog = 0
-        for entry in list(self._ahead):
-            self._put -= 1
-            self._bytes -= entry.message.weight
-        self._ahead.clear()
-        for entry in (*self._in_flight.values(), *self._lanes[1]):
-            entry.place = None
-        self._live_from = dict.fromkeys(KINDS, _END)
-        self._acks.clear()
-        self._changed.notify_all()
 
     def _end(self) -> None:
         """The last turn: everything written, synced, and said to be so."""
@@ -593,37 +412,5 @@ class Spool(Outgoing):
             self._notices.fail(error)
             store.abandon()
 
-    def _absolve(self, entry: Entry) -> None:
-        """Read again from the disk it will be nobody's suspect."""
-        if entry.tries >= 2:
-            self._suspects -= 1
-
-    def _forget_number(self, message: Message) -> None:
-        if message.number is not None:
-            self._uncertain.pop(message.number, None)
-
-    def _lose(self, kind: Kind | None, reason: str, count: int) -> None:
-        self._dropped[reason] += count
-        if kind is not None:
-            self._lost[kind] += count
-
-    def _now_ms(self, entry: Entry | None = None, now_ns: int = 0) -> int:
-        waited_ms = 0 if entry is None else (now_ns - entry.put_ns) // 1_000_000
-        return max(0, round(self._clock.unix_s() * 1000) - waited_ms)
-
-
-_WHY = {
-    "spool_full": "the spool is at its bound",
-    "disk_full": "the disk is full",
-    "expired": "older than max_age",
-}
-
-
-def _replay(kind: Kind, record: Record) -> Message:
-    """The stored message with `"replayed":true` put in front of a JSON object's members."""
-    payload = record.payload
-    if payload[:1] == b"{":
-        rest = payload[1:]
-        comma = b"" if rest.lstrip()[:1] == b"}" else b","
-        payload = b'{"replayed":true' + comma + rest
-    return Message(record.topic, payload, qos=1, keep=kind)
+    def _unix_ms(self) -> int:
+        return max(0, round(self._clock.unix_s() * 1000))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -24,6 +24,11 @@ _PLAUSIBLE_MS = 1_735_689_600_000
 """2025-01-01: a clock that says less has not been set since the board was switched on."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRIES = 8
+
+Reason = Literal["spool_full", "disk_full", "expired"]
+Release = Callable[[Kind, int, int], int]
+"""Called with (class, first n, the one behind the last) before the file that holds them is deleted. Whoever has some of
+them in memory too must not count on the file any more; returns from which n on that is so."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -45,13 +50,11 @@ class New(msgspec.Struct, frozen=True):
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """A file that had to go: `waiting` messages of `first` … `next` − 1 were not handed out yet."""
+    """A file that had to go, with `waiting` messages that were not handed out yet."""
 
     kind: Kind
-    reason: str
+    reason: Reason
     waiting: int
-    first: int
-    next: int
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -152,44 +155,43 @@ class Store:
             return None, "a name this version does not give"
         return kind, ""
 
-    def append(self, news: Sequence[New], upto: Mapping[Kind, int]) -> tuple[list[int | None], list[Dropped]]:
-        """Write `news`; returns the n of each, None for one that found no room, and what had to go for the others.
-
-        What had to go before an error is told by `take_dropped`. `upto`: see `make_room`.
+    def append(self, news: Sequence[New], release: Release) -> tuple[list[int | Reason], list[Dropped], OSError | None]:
+        """Write `news`. Returns the n of each, or why it found no room; what had to go for the others; and what the
+        disk said to the first that is in no list, when it refused.
         """
-        places: list[int | None] = []
+        places: list[int | Reason] = []
         dropped: list[Dropped] = []
-        at = 0
-        while at < len(news):
-            kind, end = news[at].kind, at
-            need = 0
+        while len(places) < len(news):
+            at = end = len(places)
+            kind, need = news[at].kind, 0
             while end < len(news) and news[end].kind == kind and need < self._options.segment_bytes:
                 need += len(news[end].payload) + len(news[end].topic) + 64
                 end += 1
-            batch = news[at:end]
-            if not self._room(kind, need, upto, dropped):
-                places += [None] * len(batch)
-                dropped.append(Dropped(kind, "spool_full", len(batch), 0, 0))
-            else:
-                first = self._append(kind, batch, upto, dropped)
-                places += range(first, first + len(batch)) if first is not None else [None] * len(batch)
-            at = end
-        return places, dropped
+            try:
+                places += self._append(kind, news[at:end], need, release, dropped)
+            except OSError as error:
+                return places, dropped, error
+        return places, dropped, None
 
-    def _append(self, kind: Kind, batch: Sequence[New], upto: Mapping[Kind, int], dropped: list[Dropped]) -> int | None:
+    def _append(
+        self, kind: Kind, batch: Sequence[New], need: int, release: Release, dropped: list[Dropped]
+    ) -> Sequence[int | Reason]:
         """What the disk has no room for makes the oldest of the lowest class go, as the bound of our own does."""
+        if not self._room(kind, need, release, dropped):
+            return ["spool_full"] * len(batch)
         records = [(self._order + i, new.unix_ms, new.topic, new.payload) for i, new in enumerate(batch)]
         for _ in range(_RETRIES):
             try:
                 first = self.logs[kind].append(records)
             except OSError as error:
-                if error.errno not in _FULL or not self._drop_one(kind, upto, dropped, "disk_full"):
+                if error.errno not in _FULL:
                     raise
+                if not self._drop_one(kind, release, dropped, "disk_full"):
+                    break
                 continue
             self._order += len(batch)
-            return first
-        dropped.append(Dropped(kind, "disk_full", len(batch), 0, 0))
-        return None
+            return range(first, first + len(batch))
+        return ["disk_full"] * len(batch)
 
     def ack(self, kind: Kind, n: int) -> None:
         """The broker has it. Raises nothing."""
@@ -236,16 +238,14 @@ class Store:
                 records.append((kind, record))
         return records, lost
 
-    def make_room(self, now_ms: int, upto: Mapping[Kind, int]) -> list[Dropped]:
-        """Drop what is over the bounds of bytes, free disk and age. `upto`: per class, from which n on messages are
-        still in memory too.
-        """
+    def make_room(self, now_ms: int, release: Release) -> list[Dropped]:
+        """Drop what is over the bounds of bytes, free disk and age."""
         dropped: list[Dropped] = []
         oldest_ms = now_ms - round(self._options.max_age_s * 1000)
         for kind, log in self.logs.items():
             while now_ms >= _PLAUSIBLE_MS and log.segments and _PLAUSIBLE_MS <= log.segments[0].newest_ms < oldest_ms:
-                self._drop(kind, upto, dropped, "expired")
-        self._room("event", 0, upto, dropped)
+                self._drop(kind, release, dropped, "expired")
+        self._room("event", 0, release, dropped)
         return dropped
 
     def is_expired(self, record: Record, now_ms: int) -> bool:
@@ -287,10 +287,10 @@ class Store:
         self._files.make_folder(folder)
         self._files.rename(path, folder / path.name)
 
-    def _room(self, kind: Kind, need: int, upto: Mapping[Kind, int], dropped: list[Dropped]) -> bool:
+    def _room(self, kind: Kind, need: int, release: Release, dropped: list[Dropped]) -> bool:
         """Make room for `need` bytes of `kind` at the cost of the oldest of the lowest class, none above it."""
         while self.size + need > self._cap():
-            if not self._drop_one(kind, upto, dropped, "spool_full"):
+            if not self._drop_one(kind, release, dropped, "spool_full"):
                 return False
         return True
 
@@ -300,19 +300,21 @@ class Store:
         options = self._options
         return min(options.max_bytes, round(options.free_share * free), max(0, free - options.min_free_bytes))
 
-    def _drop_one(self, kind: Kind, upto: Mapping[Kind, int], dropped: list[Dropped], reason: str) -> bool:
+    def _drop_one(self, kind: Kind, release: Release, dropped: list[Dropped], reason: Reason) -> bool:
         lower = KINDS[: KINDS.index(kind) + 1]
         victim = next((one for one in lower if self.logs[one].segments), None)
         if victim is None:
             return False
-        self._drop(victim, upto, dropped, reason)
+        self._drop(victim, release, dropped, reason)
         return True
 
-    def _drop(self, kind: Kind, upto: Mapping[Kind, int], dropped: list[Dropped], reason: str) -> None:
-        waiting, first, behind, aside = self.logs[kind].drop_oldest(upto[kind])
+    def _drop(self, kind: Kind, release: Release, dropped: list[Dropped], reason: Reason) -> None:
+        log = self.logs[kind]
+        upto = release(kind, log.segments[0].first, log.segments[0].next)
+        waiting, aside = log.drop_oldest(upto)
         for path in aside:
             self._files.unlink(path)
-        dropped.append(Dropped(kind, reason, waiting, first, behind))
+        dropped.append(Dropped(kind, reason, waiting))
 
     def _read_mark(self) -> Mark | None:
         path = self._folder / "mark"
@@ -320,11 +322,3 @@ class Store:
             return msgspec.json.decode(self._files.read(path, 0, _MARK_BYTES), type=Mark)
         except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
-
-
-def count(dropped: Sequence[Dropped]) -> Counter[tuple[Kind, str]]:
-    """Messages by (class, reason)."""
-    total: Counter[tuple[Kind, str]] = Counter()
-    for one in dropped:
-        total[one.kind, one.reason] += one.waiting
-    return total

@@ -103,8 +103,8 @@ def test_packet_size_is_what_paho_writes(edge: int, qos: int, mqtt5: bool) -> No
             client._send_publish(1, "töpic".encode(), b"x" * size, qos)
             assert packet_bytes(Message("töpic", b"x" * size, qos), mqtt5=mqtt5) == sizes[-1]
             if mqtt5:
-                message = Message("töpic", b"x", qos, correlation=b"c" * min(size, 20_000))
-                client._send_publish(1, "töpic".encode(), b"x", qos, properties=_answering(message.correlation))
+                message = Message("töpic", b"x", qos, correlation=b"c" * min(size, 20_000), expires_s=size % 2 or None)
+                client._send_publish(1, "töpic".encode(), b"x", qos, properties=_properties(message, 0))
                 assert packet_bytes(message, mqtt5=True) == sizes[-1]
     finally:
         client._sock = None

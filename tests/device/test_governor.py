@@ -31,7 +31,7 @@ def run(measured: dict[str, float], seconds: int, state: State | None = None, po
 def test_heat_lowers_at_once_and_again_while_it_lasts() -> None:
     levels = [state.level for state in run({"temp_c": 82.0}, 25)]
     assert levels == [1] * 10 + [2] * 10 + [3] * 5
-    assert run({"temp_c": 82.0}, 1)[0].reason == "temp_c 82 is hot"
+    assert run({"temp_c": 82.0}, 1)[0].reason == "the processor is at 82.0 °C, which is hot"
 
 
 def test_the_stop_zone_goes_to_the_bottom_at_once_and_heat_alone_does_not() -> None:

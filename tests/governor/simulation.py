@@ -13,14 +13,15 @@ clock. Each inference costs a fixed energy at full clock, less where the voltage
 power goes with f · V²). Idling costs `idle_w`. The age of a result is half a camera interval and the service time; its
 99th percentile that of service times that vary by 20 % (lognormal), over all results of the run.
 
-**The best fixed rate.** Below the temperature where the kernel acts, T depends linearly on the rate. So the highest fixed
-rate that keeps T at or below the governor's `hot` for the whole run, known in hindsight, follows exactly from two runs.
+**The best fixed rate known in hindsight.** Every hundredth of the full rate is run through the whole case, with the
+kernel at work. Two are picked: the one with the most inferences among those that never got hotter than the governor's
+`hot`, as it was asked to; and the one with the most among those that only stay below the hard trip with ages in bound.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from edgerun.device.governor import Policy, State, rising_band, step
 from edgerun.device.ladder import Climber, build_ladder
 
 STEP_S = 2.0
+_CLOCKS = 500
 HOURS = 6.0
 CAMERA_S = 1 / 30
 NOISE = 0.2
@@ -41,40 +43,38 @@ Array = NDArray[np.float64]
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """How a board slows itself down: the clock, as a share of the full one, at a temperature, coming from a clock.
+    """How a board slows itself down, from `acts_c` on, to `lowest_clock` (a share of the full one).
 
-    `v_low`: the voltage at `lowest_clock`, as a share of that at full clock; between them it is a line.
+    Over `range_c` it is a line from full to lowest. Without a range it goes as the kernel's step_wise governor does: one
+    of `states` slower at each poll at or above `acts_c`, one faster at each poll below it by more than `margin_c`.
+    `v_low`: the voltage at the lowest clock, as a share of that at full clock; between them it is a line.
     """
 
     name: str
     acts_c: float
     hard_trip_c: float
     lowest_clock: float
-    clock: Callable[[float, float], float]
+    range_c: float = 0.0
+    margin_c: float = 0.0
+    states: int = 1
     v_low: float = 1.0
+
+    @property
+    def one_state(self) -> float:
+        return (1.0 - self.lowest_clock) / self.states
+
+    def clock(self, temp_c: float, before: float) -> float:
+        """The clock at a temperature, coming from the clock before."""
+        if self.range_c > 0:
+            return 1.0 - (1.0 - self.lowest_clock) * min(1.0, max(0.0, (temp_c - self.acts_c) / self.range_c))
+        if temp_c >= self.acts_c:
+            return max(self.lowest_clock, before - self.one_state)
+        return min(1.0, before + self.one_state) if temp_c < self.acts_c - self.margin_c else before
 
     def energy(self, clock: float) -> float:
         """Energy of one inference, as a share of that at full clock."""
-        lowered = (1.0 - clock) / (1.0 - self.lowest_clock)
-        volts = 1.0 - (1.0 - self.v_low) * lowered
+        volts = 1.0 - (1.0 - self.v_low) * (1.0 - clock) / (1.0 - self.lowest_clock)
         return volts * volts
-
-
-def _raspberry(lowest: float) -> Callable[[float, float], float]:
-    """Linear from full clock at 80 °C to the lowest at 85 °C."""
-    return lambda temp_c, clock: 1.0 - (1.0 - lowest) * min(1.0, max(0.0, (temp_c - 80.0) / 5.0))
-
-
-def _step_wise(passive_c: float, margin_c: float, lowest: float, states: int) -> Callable[[float, float], float]:
-    """The kernel's step_wise governor: a state down each poll above the trip, a state up each poll below its margin."""
-    one = (1.0 - lowest) / states
-
-    def clock(temp_c: float, before: float) -> float:
-        if temp_c >= passive_c:
-            return max(lowest, before - one)
-        return min(1.0, before + one) if temp_c < passive_c - margin_c else before
-
-    return clock
 
 
 class Board(msgspec.Struct, frozen=True):
@@ -98,13 +98,18 @@ class Board(msgspec.Struct, frozen=True):
         return 1.0 / self.service_s
 
     @property
+    def age_bound_ms(self) -> float:
+        """What the operator asks for: a quarter above the 99th percentile at full clock."""
+        return 1.25 * age_ms(self.service_s)
+
+    @property
     def inference_j(self) -> float:
         return (self.busy_w - self.idle_w) * self.service_s
 
 
-PI_CLOCK = Kernel("Raspberry Pi, clock only", 80.0, 85.0, 0.5, _raspberry(0.5))
-PI_VOLTAGE = Kernel("Raspberry Pi 4, clock and voltage", 80.0, 85.0, 1 / 3, _raspberry(1 / 3), v_low=0.85)
-ORIN = Kernel("Jetson Orin Nano, step_wise", 95.0, 104.5, 0.3, _step_wise(95.0, 2.0, 0.3, 12), v_low=0.75)
+PI_CLOCK = Kernel("Raspberry Pi 3, clock only", 80.0, 85.0, 0.5, range_c=5.0)
+PI_VOLTAGE = Kernel("Raspberry Pi 4, clock and voltage", 80.0, 85.0, 1 / 3, range_c=5.0, v_low=0.85)
+ORIN = Kernel("Jetson Orin Nano, steps", 95.0, 104.5, 0.3, margin_c=2.0, states=12, v_low=0.75)
 
 _PI: dict[str, Any] = {
     "idle_w": 2.7,
@@ -194,16 +199,19 @@ class Governed:
 
     def __init__(self, board: Board) -> None:
         warm, hot, stop = board.temp_c
-        self._policy = Policy((rising_band("temp_c", warm, hot, stop, 3.0),))
+        bands = (rising_band("temp_c", warm, hot, stop, 3.0), rising_band("age_share", 0.9, 1.0, None, 0.05))
+        self._policy = Policy(bands)
+        self._service_s, self._bound_ms = board.service_s, board.age_bound_ms
         self._ladder = build_ladder([Climber("door")])
         self._state = State()
         self._sensor_c = board.sensor_c
         self.moves = 0
 
-    def share(self, seconds: float, temp_c: float) -> float:
+    def share(self, seconds: float, temp_c: float, clock: float) -> float:
         shown_c = round(temp_c / self._sensor_c) * self._sensor_c
+        measured = {"temp_c": shown_c, "age_share": age_ms(self._service_s, clock) / self._bound_ms}
         before = self._state.level
-        self._state = step(self._policy, len(self._ladder), self._state, {"temp_c": shown_c}, round(seconds * 1e9))
+        self._state = step(self._policy, len(self._ladder), self._state, measured, round(seconds * 1e9))
         self.moves += self._state.level != before
         rung = self._ladder[self._state.level]["door"]
         return 0.0 if rung.paused else rung.fps_share
@@ -220,7 +228,7 @@ def run(case: Case, governed: Governed | None, share: float = 1.0, keep: bool = 
         seconds = at * STEP_S
         clock = kernel.clock(box.die_c, clock)
         if governed is not None:
-            share = governed.share(seconds, box.die_c)
+            share = governed.share(seconds, box.die_c, clock)
         fps = min(share, clock) * full_fps
         done += fps * STEP_S
         key = round(clock, 3)
@@ -238,23 +246,62 @@ def run(case: Case, governed: Governed | None, share: float = 1.0, keep: bool = 
     return outcome
 
 
-def best_fixed(case: Case) -> tuple[float, float]:
-    """The highest share of the full rate, at most 1, that never gets hotter than `hot`; and the inferences it gives.
+class Fixed(msgspec.Struct, frozen=True):
+    """What every fixed rate would have come to, by its share of the full one in hundredths, 1 … 100."""
 
-    0 where even that of nothing does.
+    inferences: Array
+    highest_c: Array
+    p99_age_ms: Array
+
+    def best(self, most_c: float, most_age_ms: float = math.inf) -> float:
+        """The most inferences of those that never got hotter than that, with ages within that; 0 where none did."""
+        good = (self.highest_c <= most_c) & (self.p99_age_ms <= most_age_ms)
+        return float(np.max(self.inferences, where=good, initial=0.0))
+
+
+def fixed_rates(all_cases: Sequence[Case]) -> list[Fixed]:
+    """Every fixed rate in every case, with the kernel at work; the last is the kernel alone.
+
+    All at once: the same steps as in `run`, on arrays of cases × rates.
     """
-    board = case.board
-    hot_c = board.temp_c[1]
-    idle = _temps(case, board.idle_w)
-    warmer = _temps(case, board.busy_w) - idle
-    share = min(1.0, float(np.min((hot_c - idle) / np.maximum(warmer, 1e-9))))
-    share = max(0.0, share)
-    return share, share * board.full_fps * case.steps * STEP_S
 
+    def column(value: Callable[[Case], float]) -> Array:
+        return np.array([[value(case)] for case in all_cases])
 
-def _temps(case: Case, power_w: float) -> Array:
-    box = Box(case)
-    return np.array([box.step(power_w, case.ambient.at(at * STEP_S)) for at in range(case.steps)])
+    shares = np.arange(1, 101) / 100.0
+    full_fps, lowest = column(lambda c: c.board.full_fps), column(lambda c: c.board.kernel.lowest_clock)
+    idle_w, inference_j = column(lambda c: c.board.idle_w), column(lambda c: c.board.inference_j)
+    fall = column(lambda c: 1.0 - c.board.kernel.v_low) / (1.0 - lowest)
+    acts_c, range_c = column(lambda c: c.board.kernel.acts_c), column(lambda c: c.board.kernel.range_c)
+    margin_c, one = column(lambda c: c.board.kernel.margin_c), column(lambda c: c.board.kernel.one_state)
+    stepped = range_c <= 0
+    r1, r2 = column(lambda c: c.board.die_k_per_w), column(lambda c: c.box_k_per_w)
+    a1, a2 = STEP_S / column(lambda c: c.board.die_j_per_k), STEP_S / column(lambda c: c.box_j_per_k)
+    mean_c, swing_c = column(lambda c: c.ambient.mean_c), column(lambda c: c.ambient.swing_c)
+    die_c = np.repeat(mean_c - swing_c, 100, axis=1)
+    box_c, clock, done, highest_c = die_c.copy(), np.ones_like(die_c), np.zeros_like(die_c), die_c.copy()
+    by_clock = np.zeros((*die_c.shape, _CLOCKS + 1))
+    at = np.indices(die_c.shape)
+    for number in range(all_cases[0].steps):
+        turned = math.cos(2 * math.pi * number * STEP_S / (HOURS * 3600))
+        linear = 1.0 - (1.0 - lowest) * np.clip((die_c - acts_c) / np.where(stepped, 1.0, range_c), 0.0, 1.0)
+        slower = np.maximum(lowest, clock - one)
+        faster = np.where(die_c < acts_c - margin_c, np.minimum(1.0, clock + one), clock)
+        clock = np.where(stepped, np.where(die_c >= acts_c, slower, faster), linear)
+        fps = np.minimum(shares, clock) * full_fps
+        done += fps * STEP_S
+        by_clock[at[0], at[1], np.rint(clock * _CLOCKS).astype(np.intp)] += fps
+        power_w = idle_w + fps * inference_j * (1.0 - fall * (1.0 - clock)) ** 2
+        flow_w = (die_c - box_c) / r1
+        die_c = die_c + (power_w - flow_w) * a1
+        box_c = box_c + (flow_w - (box_c - (mean_c - swing_c * turned)) / r2) * a2
+        np.maximum(highest_c, die_c, out=highest_c)
+    slow = np.cumsum(by_clock, axis=2) >= 0.01 * by_clock.sum(axis=2, keepdims=True)
+    p99_clock = np.argmax(slow, axis=2) / _CLOCKS
+    ages = [age_ms(case.board.service_s, 1.0) for case in all_cases]
+    service_ms = 1000.0 * P99_OF_SERVICE * column(lambda c: c.board.service_s)
+    p99_age_ms = np.array(ages)[:, None] - service_ms + service_ms / p99_clock
+    return [Fixed(done[i], highest_c[i], p99_age_ms[i]) for i in range(len(all_cases))]
 
 
 def _p99_age_ms(by_clock: dict[float, float], service_s: float) -> float:
@@ -263,10 +310,10 @@ def _p99_age_ms(by_clock: dict[float, float], service_s: float) -> float:
     for clock in sorted(by_clock):
         left -= by_clock[clock]
         if left <= 0:
-            return age_bound_ms(service_s, clock)
+            return age_ms(service_s, clock)
     return 0.0
 
 
-def age_bound_ms(service_s: float, clock: float = 1.0) -> float:
+def age_ms(service_s: float, clock: float = 1.0) -> float:
     """The 99th percentile of ages at one clock."""
     return 1000.0 * (CAMERA_S + service_s / clock * P99_OF_SERVICE)

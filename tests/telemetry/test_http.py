@@ -113,12 +113,7 @@ def test_who_sends_nothing_and_who_reads_nothing_is_cut_off() -> None:
         slow_reader = connect(server.port, b"GET /big HTTP/1.0\r\n\r\n")
         assert is_closed(silent)
         assert is_closed(slow_sender)
-        received = b""
-        try:
-            while piece := slow_reader.recv(1 << 16):
-                received += piece
-        except ConnectionError:
-            pass
+        assert is_closed(slow_reader)
         assert get(server.port, "/healthz") == (200, "ok\n")
         for client in (silent, slow_sender, slow_reader):
             client.close()

@@ -187,7 +187,7 @@ def _fix_shapes(graph: Graph, stated: Mapping[str, tuple[int, ...]]) -> list[str
                     where=f"{graph.where}, input {name}",
                     expected="a shape with every side stated",
                     got=open_sides,
-                    remedy=f"say what it is with --shape {name}=1,… (or --size for a picture): int8 fits one shape only",
+                    remedy=f"say what it is with --shape {name}=1,… (or --size for a picture)",
                 )
             if -1 not in open_sides:
                 continue

@@ -1,0 +1,98 @@
+"""The daemon's side of its supervision by systemd: when it is told what."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from edgerun.clock import Clock
+from edgerun.notify import Notifier
+from edgerun.progress import Progress, Watch
+
+_log = logging.getLogger(__name__)
+
+_STATUS_EVERY_NS = 10_000_000_000
+
+
+class Supervisor:
+    """Says ready, reloading and stopping; pings while every watched thread makes progress. Driven by the main thread.
+
+    Without systemd it does nothing.
+    """
+
+    def __init__(self, notifier: Notifier, progress: Progress, clock: Clock) -> None:
+        self._notifier, self._progress, self._clock = notifier, progress, clock
+        self._watch: Watch | None = None
+        self._up = False
+        self._status_due_ns = 0
+
+    def loading(self, seconds: float, what: str) -> None:
+        """Something that may take up to `seconds` begins, during which nothing is fed: a model is opened, say.
+
+        Before `ready` the time to start is extended; after it the watchdog is made to wait longer, until `ready`.
+        """
+        period_s = self._notifier.watchdog_s
+        if not self._up:
+            self._notifier.extend(seconds, what)
+        elif period_s is not None and seconds > period_s:
+            self._notifier.set_watchdog(seconds)
+
+    def ready(self, status: str) -> None:
+        """Every thread runs: at the start, or again after a reload. Feeding begins."""
+        self._up = True
+        period_s = self._notifier.watchdog_s
+        now_ns = self._clock.mono_ns()
+        if period_s is not None:
+            self._notifier.set_watchdog(period_s)
+            period_ns = round(period_s * 1e9)
+            self._watch = Watch(self._progress, period_ns, now_ns, self._notifier.ping, self._complain)
+        self._notifier.ready(status)
+        self._status_due_ns = now_ns + _STATUS_EVERY_NS
+
+    def reloading(self) -> None:
+        """A reload begins; `ready` ends it, also one that changed nothing."""
+        self._notifier.reloading(self._clock.mono_ns())
+
+    def feed(self, status: Callable[[], str] | None = None) -> None:
+        """To be called at least once a second while it runs; `status` is asked for what `systemctl status` shows."""
+        now_ns = self._clock.mono_ns()
+        if self._watch is not None:
+            self._watch.feed(now_ns)
+        if status is not None and self._notifier.told and now_ns >= self._status_due_ns:
+            self._status_due_ns = now_ns + _STATUS_EVERY_NS
+            self._notifier.status(status())
+
+    def stopping(self, why: str) -> None:
+        """On the way down, which is limited by other means: nothing is fed any more."""
+        self._watch = None
+        self._notifier.stopping(why)
+
+    def _complain(self, names: Sequence[str], seconds: float) -> None:
+        if names:
+            _log.error(
+                "%s: no progress for %.0f s; after %g s systemd starts the daemon again",
+                ", ".join(names),
+                seconds,
+                self._notifier.watchdog_s or 0.0,
+            )
+        else:
+            _log.warning("there is progress again, after %.0f s", seconds)
+
+
+def status_line(states: Mapping[str, str], published: int, spell_s: float, connected: bool | None) -> str:
+    """What `systemctl status` shows: "2 streams running, 1 stalled; 10.4 results/s; broker connected".
+
+    `states`: each stream's; `published` results in the last `spell_s` seconds; `connected` None: there is no broker.
+    """
+    counts = Counter(states.values())
+    order = sorted(counts, key=lambda state: (state != "running", state))
+    parts = [f"{counts[state]} {state}" for state in order]
+    if parts:
+        parts[0] = parts[0].replace(" ", " stream " if counts[order[0]] == 1 else " streams ", 1)
+    line = ", ".join(parts) or "no streams"
+    if spell_s > 0:
+        line += f"; {published / spell_s:.1f} results/s"
+    if connected is not None:
+        line += "; broker connected" if connected else "; broker away"
+    return line
