@@ -12,6 +12,7 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -24,9 +25,19 @@ _OCTAVES = 31
 _SIZE = _SUB * _OCTAVES
 
 
-Watch = Callable[[str, str | None, int | None, int | None], None]
-"""Told of the end of a frame: its fate, the reason where it failed, and, where whoever counted it said so, its `seq`
-and when it was captured (monotonic ns). Called by the thread that counts: it must be quick and raise nothing."""
+class Stamped(Protocol):
+    """What tells one frame from another: a `types.Stamp`."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def captured_ns(self) -> int: ...
+
+
+Watch = Callable[[str, str | None, Stamped | None], None]
+"""Told of the end of a frame: its fate, the reason where it failed, and its stamp where whoever counted it gave one.
+Called by the thread that counts: it must be quick and raise nothing."""
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -55,10 +66,8 @@ class Account:
         with self._lock:
             self._grabbed += 1
 
-    def end(
-        self, fate: str, reason: str | None = None, *, seq: int | None = None, captured_ns: int | None = None
-    ) -> None:
-        """A frame met its `fate` (one of FATES); `failed` needs a `reason`. `seq` and `captured_ns` are for `watch`."""
+    def end(self, fate: str, reason: str | None = None, stamp: Stamped | None = None) -> None:
+        """A frame met its `fate` (one of FATES); `failed` needs a `reason`. `stamp` is for `watch`."""
         if fate == "failed" and reason is None:
             raise ValueError("a failed frame is counted with its reason")
         with self._lock:
@@ -66,7 +75,7 @@ class Account:
             if fate == "failed" and reason is not None:
                 self._reasons[reason] += 1
         if self.watch is not None:
-            self.watch(fate, reason, seq, captured_ns)
+            self.watch(fate, reason, stamp)
 
     def dropped(self) -> tuple[int, int]:
         """Frames skipped and superseded so far."""

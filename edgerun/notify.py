@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Mapping, MutableMapping
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +101,24 @@ class Notifier:
                 _log.warning("systemd cannot be told %s: %s", lines[0], error.strerror or error)
         else:
             self._complained = False
+
+
+def status_line(states: Mapping[str, str], published: int, spell_s: float, connected: bool | None) -> str:
+    """What `systemctl status` shows: "2 streams running, 1 stalled; 10.4 results/s; broker connected".
+
+    `states`: each stream's; `published` results in the last `spell_s` seconds; `connected` None: there is no broker.
+    """
+    counts = Counter(states.values())
+    order = sorted(counts, key=lambda state: (state != "running", state))
+    parts = [f"{counts[state]} {state}" for state in order]
+    if parts:
+        parts[0] = parts[0].replace(" ", " stream " if counts[order[0]] == 1 else " streams ", 1)
+    line = ", ".join(parts) or "no streams"
+    if spell_s > 0:
+        line += f"; {published / spell_s:.1f} results/s"
+    if connected is not None:
+        line += "; broker connected" if connected else "; broker away"
+    return line
 
 
 def _address_of(text: str) -> str | None:

@@ -71,6 +71,7 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads: dict[int, tuple[str, Heartbeat, int]] = {}
+        self._others: dict[str, tuple[int, Callable[[], tuple[bool, int]]]] = {}
         self._next = 0
 
     @contextmanager
@@ -89,11 +90,28 @@ class Progress:
             with self._lock:
                 del self._threads[key]
 
+    def observe(self, name: str, ask: Callable[[], tuple[bool, int]]) -> None:
+        """Watch a thread that knows nothing of this: `ask` says whether it works and when it was last seen to advance
+        (any number that only grows). What was observed under that name before is not any more.
+        """
+        with self._lock:
+            key, self._next = self._next, self._next + 1
+            self._others[name] = (key, ask)
+
+    def forget(self, name: str) -> None:
+        """Observe it no more, if it was."""
+        with self._lock:
+            self._others.pop(name, None)
+
     def look(self) -> list[Look]:
         """All of them, now."""
         with self._lock:
-            threads = list(self._threads.items())
-        return [Look(key, name, beat.beats, _cpu_ns(clock_id)) for key, (name, beat, clock_id) in threads]
+            threads, others = list(self._threads.items()), list(self._others.items())
+        looks = [Look(key, name, beat.beats, _cpu_ns(clock_id)) for key, (name, beat, clock_id) in threads]
+        for name, (key, ask) in others:
+            works, moment = ask()
+            looks.append(Look(key, name, 2 * moment + works, None))
+        return looks
 
 
 class Judge:

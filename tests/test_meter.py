@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerun.meter import FATES, Account, Histogram
+from edgerun.types import Stamp
 
 values = st.lists(st.floats(0.001, 9.5 * 3_600_000), min_size=1, max_size=300)
 
@@ -121,7 +122,8 @@ def test_whoever_watches_an_account_is_told_of_every_end() -> None:
     account.end("gated")
     account.watch = lambda *end: told.append(end)
     account.end("skipped")
-    account.end("failed", "engine", seq=7, captured_ns=99)
+    stamp = Stamp("dock", 7, 99, 1.8e9)
+    account.end("failed", "engine", stamp)
     with pytest.raises(KeyError):
         account.end("lost")
-    assert told == [("skipped", None, None, None), ("failed", "engine", 7, 99)]
+    assert told == [("skipped", None, None), ("failed", "engine", stamp)]

@@ -248,6 +248,21 @@ def test_a_thread_that_dies_is_not_watched_any_more(hung: Hung) -> None:
     assert hung.progress.look() == []
 
 
+@given(works=st.booleans(), advanced=st.booleans(), moment=st.integers(0, 1 << 62))
+def test_a_thread_that_is_only_observed_is_stuck_when_it_works_and_does_not_advance(
+    works: bool, advanced: bool, moment: int
+) -> None:
+    progress, said = Progress(), [(True, moment)]
+    progress.observe("mqtt", lambda: (False, 0))
+    progress.observe("mqtt", lambda: said[-1])
+    judge = Judge(0, progress.look())
+    said.append((works, moment + advanced))
+    assert judge.stuck(30 * S, progress.look()) == (["mqtt"] if works and not advanced else [])
+    progress.forget("mqtt")
+    progress.forget("mqtt")
+    assert progress.look() == []
+
+
 def test_waiting_outside_of_a_watched_thread_is_nobodys_business() -> None:
     progress = Progress()
     with waiting():

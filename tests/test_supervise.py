@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgerun.clock import FakeClock
-from edgerun.notify import Notifier
+from edgerun.notify import Notifier, status_line
 from edgerun.progress import Progress, waiting
-from edgerun.service.supervise import Supervisor, status_line
+from edgerun.service.supervise import Supervisor
 
 
 class Systemd:

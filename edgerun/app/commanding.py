@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from edgerun.control.commands import Commands
+from edgerun.control.commands import Command, Commands
 from edgerun.errors import ConfigError
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.ports import Broker
+from edgerun.validate import show
 
 
 class Commanding:
@@ -21,6 +22,8 @@ class Commanding:
     def __init__(self, broker: Broker, root: str, pipeline: Pipeline, notices: NoticeBoard) -> None:
         self._pipeline, self._notices = pipeline, notices
         self._commands = Commands(broker, root, {"pause": self._pause, "resume": self._resume})
+        self._turn = threading.Semaphore()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
@@ -29,13 +32,29 @@ class Commanding:
 
     def close(self) -> None:
         """Take no more. Idempotent."""
+        self._closed = True
         self._commands.close()
+        self._turn.release()
 
     def _run(self) -> None:
         try:
-            self._commands.run(lambda command: self._notices.put(Asked(partial(self._commands.do, command))))
+            self._commands.run(self._hand_over)
         except BaseException as error:  # noqa: BLE001  a thread's body: told, and the run ends with it
             self._notices.put(ThreadDied("control", error))
+
+    def _hand_over(self, command: Command) -> None:
+        """One at a time: a flood is to wait where the oldest give way, and not before a notice of something else."""
+        self._turn.acquire()
+        if self._closed:
+            self._turn.release()
+            return
+        self._notices.put(Asked(partial(self._do, command)))
+
+    def _do(self, command: Command) -> None:
+        try:
+            self._commands.do(command)
+        finally:
+            self._turn.release()
 
     def _pause(self, arguments: Mapping[str, Any]) -> None:
         for capture in self._named(arguments):
@@ -49,10 +68,10 @@ class Commanding:
         """Those of the `stream` that a command names, of all where it names none. Raises `ConfigError`."""
         captures, name = self._pipeline.captures, arguments.get("stream")
         if unknown := [key for key in arguments if key != "stream"]:
-            raise ConfigError("a key that this command does not know", expected="stream", got=", ".join(unknown))
+            raise ConfigError("a key that this command does not know", expected="stream", got=show(unknown[0]))
         found = [capture for capture in captures if name in (None, capture.stream)]
         if not found:
             raise ConfigError(
-                "no such stream", expected="one of " + ", ".join(one.stream for one in captures), got=str(name)
+                "no such stream", expected="one of " + ", ".join(one.stream for one in captures), got=show(name)
             )
         return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from edgerun.capture.samples import WindowOptions, gives_samples
 from edgerun.config import ActivityConfig, Config, KeywordConfig, StreamConfig
-from edgerun.errors import ConfigError, ModelError
+from edgerun.errors import ConfigError, ModelError, did_you_mean
 from edgerun.models import Bundle, Signal
 from edgerun.ports import Scene
 from edgerun.preprocess import MicroFeatures, PicturePreprocess, SignalPreprocess
@@ -58,7 +60,7 @@ def rate_of_sources(config: Config, model: str) -> float | None:
         for name, stream in config.streams.items()
         if model in stream.models
         and isinstance(stream.source.options, WindowOptions)
-        and not stream.source.options.takes_rate
+        and not (stream.source.options.takes_rate and stream.source.options.rate_hz is None)
     }
     if len(set(rates.values())) > 1:
         raise ConfigError(
@@ -91,21 +93,31 @@ def source_options(
     if signal is None:
         return options
     _check_keys(where, stream)
+    _check_shape(where, options, preprocess.size)
     if not isinstance(options, WindowOptions) or not isinstance(preprocess, SignalPreprocess):
         return options
     _, samples = preprocess.size
     rate_hz = options.rate_hz
     if rate_hz is None and options.takes_rate:
-        rate_hz = signal.rate_hz
+        rate_hz = preprocess.rate_hz or signal.rate_hz
     stretch = rate_hz / signal.rate_hz if rate_hz is not None and signal.rate_hz is not None else 1.0
-    hop = samples if preprocess.stateful or signal.hop is None else max(1, round(signal.hop * stretch))
+    hop = samples if signal.hop is None else max(1, round(signal.hop * stretch))
+    if preprocess.stateful:
+        hop = preprocess.hop_samples
     filled = msgspec.structs.replace(
         options,
         window_samples=options.window_samples or samples,
         hop_samples=options.hop_samples or hop,
         rate_hz=rate_hz,
     )
-    _check_windows(where, filled, samples, stateful=preprocess.stateful)
+    if preprocess.stateful and filled.hop_samples != hop:
+        raise ConfigError(
+            "the features of this model follow each other without overlap",
+            where=f"{where}.source.hop_samples",
+            expected=hop,
+            got=filled.hop_samples,
+            remedy="leave it out",
+        )
     return filled
 
 
@@ -118,7 +130,17 @@ def listener(name: str, stream: StreamConfig, bundle: Bundle) -> Scene:
     try:
         if bundle.decoder == "keyword":
             word = stream.keyword or KeywordConfig()
-            given = msgspec.structs.asdict(word) | {"window_s": word.window_s or _five_answers_s(bundle.signal)}
+            hop_s = _hop_s(stream, bundle.signal)
+            window_s = word.window_s or (
+                5.5 * hop_s if hop_s is not None else 0.5
+            )  # of five answers, a hair short of six
+            steady = isinstance(stream.source.options, WindowOptions)
+            if steady and hop_s is not None and math.ceil(window_s / hop_s) < word.min_scores:
+                raise ValueError(
+                    f"of scores every {hop_s * 1e3:.3g} ms fewer than min_scores, {word.min_scores}, come in window_s, "
+                    f"{window_s:g} s: no word would ever be heard"
+                )
+            given = msgspec.structs.asdict(word) | {"window_s": window_s}
             return KeywordWatch(KeywordOptions(threshold=threshold, **given))
         activity = stream.activity or ActivityConfig()
         return ActivityWatch(ActivityOptions(on=threshold, **msgspec.structs.asdict(activity)))
@@ -126,11 +148,14 @@ def listener(name: str, stream: StreamConfig, bundle: Bundle) -> Scene:
         raise ConfigError("what is asked of the scores cannot be", where=where, got=error) from error
 
 
-def _five_answers_s(signal: Signal | None) -> float:
-    """How long five answers take, a hair short of six; half a second, usual for words, where it is not known."""
-    if signal is None or signal.hop is None or signal.rate_hz is None:
-        return 0.5
-    return 5.5 * signal.hop / signal.rate_hz
+def _hop_s(stream: StreamConfig, signal: Signal | None) -> float | None:
+    """How long from one answer to the next; None where that is not known."""
+    options = stream.source.options
+    if signal is None or signal.rate_hz is None:
+        return None
+    if isinstance(options, WindowOptions) and options.hop_samples is not None:
+        return options.hop_samples / (options.rate_hz or signal.rate_hz)
+    return None if signal.hop is None else signal.hop / signal.rate_hz
 
 
 def check_listener(name: str, stream: StreamConfig, bundle: Bundle) -> None:
@@ -143,27 +168,37 @@ def check_listener(name: str, stream: StreamConfig, bundle: Bundle) -> None:
                 expected=f'it with a model whose decoder is "{decoder}"',
                 got=bundle.decoder,
             )
+    word, activity = stream.keyword, stream.activity
+    listened = [("keyword.labels", label) for label in word.labels] if word is not None else []
+    listened += [("activity.label", activity.label)] if activity is not None and activity.label else []
+    for key, label in listened:
+        if bundle.labels and label not in bundle.labels:
+            raise ConfigError(
+                "no such label",
+                where=f"streams.{name}.{key}",
+                expected="one of " + ", ".join(bundle.labels[:12]),
+                got=f'"{label}"',
+                remedy=did_you_mean(label, bundle.labels),
+            )
     if bundle.decoder in LISTENERS:
         listener(name, stream, bundle)
 
 
-def _check_windows(where: str, options: WindowOptions, samples: int, *, stateful: bool) -> None:
-    if options.samples != samples:
-        raise ConfigError(
-            "windows of another length than the model takes",
-            where=f"{where}.source.window_samples",
-            expected=samples,
-            got=options.samples,
-            remedy="leave it out",
-        )
-    if stateful and options.hop_samples != samples:
-        raise ConfigError(
-            "the features of this model follow each other without overlap",
-            where=f"{where}.source.hop_samples",
-            expected=samples,
-            got=options.hop_samples,
-            remedy="leave it out",
-        )
+def _check_shape(where: str, options: msgspec.Struct, size: tuple[int, int]) -> None:
+    """Raises `ConfigError` where the options say that windows come which the model (`size`: channels, samples) cannot
+    take.
+    """
+    for key, stated, taken in (("channels", "known_channels", size[0]), ("window_samples", "window_samples", size[1])):
+        given = getattr(options, stated, None)
+        if given not in (None, taken):
+            raise ConfigError(
+                "windows of another length than the model takes"
+                if key == "window_samples"
+                else "windows of more or fewer channels than the model takes",
+                where=f"{where}.source.{key}",
+                expected=taken,
+                got=given,
+            )
 
 
 def _check_keys(where: str, stream: StreamConfig) -> None:

@@ -49,6 +49,11 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     offset: float = 0.0
     stall_s: Seconds = 10.0
 
+    @property
+    def known_channels(self) -> int:
+        """See `WindowOptions`."""
+        return self.channels
+
     def __post_init__(self) -> None:
         check_finite(self.scale, "scale")
         check_finite(self.offset, "offset")
@@ -136,11 +141,10 @@ class Child:
         self._complaints = b""
 
     def read_complaints(self) -> bytes:
-        """What is new on standard error; never waits."""
+        """What is new on standard error, or the most of it that a pipe holds; never waits."""
         new = b""
         with contextlib.suppress(BlockingIOError):
-            while part := os.read(self._errors.fileno(), 65536):
-                new += part
+            new = os.read(self._errors.fileno(), 65536)
         self._complaints = (self._complaints + new)[-_KEPT_BYTES:]
         return new
 

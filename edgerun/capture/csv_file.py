@@ -45,6 +45,11 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """See `WindowOptions`."""
         return self.time_column is None
 
+    @property
+    def known_channels(self) -> int | None:
+        """See `WindowOptions`."""
+        return None if self.columns is None else len(self.columns)
+
 
 class CsvSource:
     """A first line with a cell that is no number is the header. `item` is the number of the window's first sample.

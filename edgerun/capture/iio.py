@@ -40,6 +40,11 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     device_rate_hz: Rate | None = None
     root: str = "/"
 
+    @property
+    def known_channels(self) -> int:
+        """See `WindowOptions`."""
+        return len(self.channels)
+
 
 class IioSource:
     """Values in the kernel's units (m/s², rad/s, millivolt …): (raw + offset)·scale, or `_input` as it stands.

@@ -49,6 +49,11 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """See `WindowOptions`."""
         return True
 
+    @property
+    def known_channels(self) -> int:
+        """See `WindowOptions`."""
+        return self.channels
+
 
 class MicrophoneSource:
     """Windows of sound, -1..1 of full scale (16-bit samples).

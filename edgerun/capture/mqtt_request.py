@@ -18,6 +18,7 @@ from edgerun.errors import Closed, ConfigError, FrameError, SourceError
 from edgerun.ports import Incoming, SourceContext
 from edgerun.slot import Slot
 from edgerun.types import WHOLE, Grab, Reply, View
+from edgerun.validate import show
 
 _log = logging.getLogger("edgerun.capture")
 
@@ -45,7 +46,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     scale: float = 1.0
     offset: float = 0.0
 
+    @property
+    def known_channels(self) -> int:
+        """See `WindowOptions`."""
+        return self.channels
+
     def __post_init__(self) -> None:
+        _check_filter(self.topic)
         check_finite(self.scale, "scale")
         check_finite(self.offset, "offset")
         if (self.payload == "samples") != (self.window_samples is not None):
@@ -58,8 +65,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class MqttRequestSource:
     """Requests in the order they came. They have no deadline of ours: they wait, `waiting` of them at most.
 
-    `lossless`: a request once taken is answered. `item` is the request's correlation data where that is short text (at
-    most 64 bytes), else its topic; `reply` its response topic and correlation data.
+    `lossless`: a request once taken is inferred, and answered unless it cannot be used. `item` is the request's
+    correlation data where that is short text (at most 64 bytes), else its topic; `reply` its response topic and
+    correlation data. Requests that gave way make a gap.
     Retained messages are not requests: every reconnect would bring them again. An absent broker is no error; requests
     come when it is there. The time of a request is when it was taken from those waiting. Raises a final `SourceError`
     when this device has no broker.
@@ -84,7 +92,7 @@ class MqttRequestSource:
         self._numbers = RawNumbers(options.dtype, options.channels, options.byte_order, options.scale, options.offset)
         self._inbox: Slot[Incoming] = Slot(options.waiting)
         self._payload = b""
-        self._told_dropped = 0
+        self._known_dropped = 0
         self.frame_size = (options.channels, options.window_samples or 0) if options.window_samples else (0, 0)
         broker.subscribe(options.topic, self._inbox, options.qos)
 
@@ -96,6 +104,7 @@ class MqttRequestSource:
     def grab(self, until_ns: int | None = None) -> Grab | None:
         """See `ports.Source`."""
         while not self._context.stop.is_set():
+            before = self.dropped
             try:
                 request = self._inbox.take(_SLICE_S)
             except Closed:
@@ -105,9 +114,9 @@ class MqttRequestSource:
         else:
             return None
         self._payload = request.payload
-        self._tell_dropped()
+        gap = self._tell_dropped(before)
         key = hashlib.blake2b(request.payload, digest_size=_KEY_BYTES).digest()
-        return Grab(self._context.clock.mono_ns(), _item(request), key, reply=self._reply(request))
+        return Grab(self._context.clock.mono_ns(), _item(request), key, reply=self._reply(request), gap=gap)
 
     def retrieve(self, out: NDArray[Any] | None, view: View = WHOLE) -> NDArray[Any]:
         """The picture, or the samples×channels float32 of the request, in `out` if they fit."""
@@ -117,7 +126,9 @@ class MqttRequestSource:
         return self._samples(out)
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Take no more requests; those that wait are answered to nobody."""
+        if not self._inbox.stats().closed and len(self._inbox):
+            _log.warning("%s: %d requests still waited and are not answered", self._where, len(self._inbox))
         self._inbox.close()
 
     def _reply(self, request: Incoming) -> Reply | None:
@@ -131,10 +142,15 @@ class MqttRequestSource:
             return None
         return Reply(topic, request.correlation)
 
-    def _tell_dropped(self) -> None:
-        if self.dropped > self._told_dropped:
-            lost, self._told_dropped = self.dropped - self._told_dropped, self.dropped
+    def _tell_dropped(self, before: int) -> bool:
+        """Whether requests gave way before this one. Of any since there were `before`, nobody knows whether it was
+        before this or behind it: then the next will say so too.
+        """
+        lost = self.dropped - self._known_dropped
+        self._known_dropped = before
+        if lost:
             _log.warning("%s: %d requests gave way, more than %d waited", self._where, lost, self._options.waiting)
+        return bool(lost)
 
     def _samples(self, out: NDArray[Any] | None) -> NDArray[Any]:
         wanted = (self._options.window_samples or 0) * self._numbers.sample_bytes
@@ -152,6 +168,21 @@ class MqttRequestSource:
             return window
         out[...] = window
         return out
+
+
+def _check_filter(text: str) -> None:
+    """Raises `ConfigError` unless `text` can be subscribed to (MQTT 5.0, 4.7 and 4.8.2)."""
+    shared, levels = text.startswith("$share/"), text.split("/")
+    if shared:
+        group, levels = levels[1], levels[2:]
+    bad = shared and (not group or "+" in group or "#" in group or not any(levels))
+    bad = bad or any(("+" in level or "#" in level) and len(level) > 1 for level in levels)
+    if bad or "#" in levels[:-1] or "\0" in text or len(text.encode("utf-8")) > 65535:
+        raise ConfigError(
+            "not a topic filter",
+            expected="topic levels, of which + stands for any one and # for all at the end; $share/GROUP/ before them",
+            got=show(text),
+        )
 
 
 def _item(request: Incoming) -> str:

@@ -17,7 +17,7 @@ from edgerun.errors import SourceError
 
 _LONGEST_HEADERS = 16384
 _LONGEST_PART = 16 * 1024 * 1024
-_CAPACITY = 256 * 1024
+_CAPACITY = 1024 * 1024  # three pictures of 1080p: what waits while this process does not come to read
 _ROOM = 64 * 1024
 
 _TYPE = re.compile(rb"^[ \t]*content-type[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)

@@ -57,6 +57,11 @@ class WindowOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return False
 
     @property
+    def known_channels(self) -> int | None:
+        """How many channels the source delivers; None: that shows when it is open."""
+        return None
+
+    @property
     def samples(self) -> int:
         """`window_samples`. Raises `ConfigError` where nobody said."""
         if self.window_samples is None:

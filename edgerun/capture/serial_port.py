@@ -57,6 +57,11 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     offset: float = 0.0
     stall_s: Seconds = 10.0
 
+    @property
+    def known_channels(self) -> int:
+        """See `WindowOptions`."""
+        return self.channels
+
     def __post_init__(self) -> None:
         check_finite(self.scale, "scale")
         check_finite(self.offset, "offset")

@@ -51,6 +51,11 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """See `WindowOptions`."""
         return True
 
+    @property
+    def known_channels(self) -> int | None:
+        """See `WindowOptions`."""
+        return None if self.channels == "all" else 1
+
 
 class WavSource:
     """Windows of sound, -1..1 of full scale: integers of 8, 16, 24 and 32 bits, floats of 32 and 64.

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for each in (install, uninstall):
         each.add_argument("--instance", metavar="NAME", help="one of several: edgerun@NAME.service")
-        each.add_argument("--root", metavar="DIR", default="/", help="an image to work on, in place of this system")
+        each.add_argument("--root", metavar="DIR", help="an image to work on, in place of this system; / in a chroot")
         each.add_argument("--dry-run", action="store_true", help="only show what would be done")
         each.add_argument("--force", action="store_true", help="overwrite or remove what somebody edited, too")
         add_common(each)
@@ -95,16 +95,17 @@ def _install(args: argparse.Namespace) -> int:
     from edgerun.device.machine import Machine
     from edgerun.service.install import check_access, install
 
-    root = Path(args.root).resolve()
+    image = Path(args.root).resolve() if args.root is not None else None
+    root = image or Path("/")
     plan = make_plan(args, Machine(root))
     config = root / plan.config.lstrip("/")
     if config.is_file() or args.config is not None:
-        _check_config(config, plan, here=root == Path("/"))
+        _check_config(config, plan, here=image is None)
     elif args.now:
         raise ConfigError("there is no config to start with", where=plan.config, remedy="write it, or give --config")
-    if root == Path("/") and not args.dry_run:
+    if image is None and not args.dry_run:
         check_access(plan, Machine(root), config if config.is_file() else None)
-    _show(install(plan, root, dry=args.dry_run, force=args.force, now=args.now), args)
+    _show(install(plan, image, dry=args.dry_run, force=args.force, now=args.now), args)
     return 0
 
 
@@ -113,7 +114,8 @@ def _uninstall(args: argparse.Namespace) -> int:
     from edgerun.service.plan import check_instance
 
     instance = check_instance(args.instance) if args.instance is not None else None
-    _show(uninstall(instance, Path(args.root).resolve(), dry=args.dry_run, force=args.force), args)
+    image = Path(args.root).resolve() if args.root is not None else None
+    _show(uninstall(instance, image, dry=args.dry_run, force=args.force), args)
     return 0
 
 
@@ -219,7 +221,7 @@ def _show(outcome: Outcome, args: argparse.Namespace) -> None:
     if args.json:
         output.say_json({"v": 1, "dry_run": args.dry_run, **msgspec.to_builtins(outcome)})
         return
-    output.say("\n".join(_lines(outcome, Path(args.root), args.dry_run)))
+    output.say("\n".join(_lines(outcome, Path(args.root or "/"), args.dry_run)))
 
 
 def _lines(outcome: Outcome, root: Path, dry: bool) -> Sequence[str]:

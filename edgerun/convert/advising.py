@@ -10,6 +10,8 @@ from edgerun.convert.search import Found
 _ENOUGH_CALIBRATION = 100
 _FEW_EVALUATED = 50
 _NAMED = 4
+_NEARLY = 0.9
+"""Kept without integers: more than this a fault of the conversion would not leave."""
 _DOUBTFUL = {"accuracy": 0.5, "map50": 0.2}
 """Against labels an original below this is hardly the model that someone meant to ship, or sees something else."""
 
@@ -29,13 +31,19 @@ def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Seq
             "--mean, --std, --color, --fit and the order of --labels those it was trained with? See --preview."
         )
     if outcome.passed:
-        return tuple(advice)
+        return (*advice, *_no_faster(outcome))
     advice += _what_suffers(outcome.quality)
     if found is None:
-        advice.append(
-            "Not even without 8-bit integers does the converted model agree with the original: check --mean, --std, "
-            "--color and --fit, and report the model."
-        )
+        if quality.kept >= _NEARLY:
+            advice.append(
+                "This is rounding: answers that were undecided fall to the other side. Judge by more samples, so that "
+                "a few of them weigh less, or say with --min-quality what the use can bear."
+            )
+        else:
+            advice.append(
+                "Not even without 8-bit integers does the converted model agree with the original: check --mean, "
+                "--std, --color and --fit, and report the model."
+            )
         return tuple(advice)
     if calibrated < _ENOUGH_CALIBRATION:
         advice.append(f"The ranges come from {calibrated} samples: 100 or more from the real place often help.")
@@ -49,6 +57,19 @@ def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Seq
         advice.append(f"The layers that lose most: {said}.")
     advice.append("Try another way to choose ranges (--calibration percentile, entropy or mse), or --precision fp16.")
     return tuple(advice)
+
+
+def _no_faster(outcome: Outcome) -> list[str]:
+    """Where integers bought no time on the first device: float16 would have bought the size alone, for less work."""
+    if outcome.precision not in ("int8", "mixed") or len(outcome.measured) < 2:
+        return []
+    first, result = outcome.measured[:2]
+    if result.p50_ms < first.p50_ms:
+        return []
+    return [
+        "The result is smaller but no faster here: too much stays in higher precision, or the model is too small. "
+        "Calibrate with more, or take --precision fp16, which keeps more of the quality."
+    ]
 
 
 def _what_suffers(quality: Quality) -> list[str]:

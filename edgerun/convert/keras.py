@@ -124,7 +124,9 @@ def _keras(tf: Any, path: Path, options: Options) -> tuple[Any, Any]:
         given = inputs[0] if len(inputs) == 1 else list(inputs)
         return _named(tf, model(given, training=False), getattr(model, "output_names", ()))
 
-    return tf.function(serve, autograph=False).get_concrete_function(*specs), model
+    function = tf.function(serve, autograph=False).get_concrete_function(*specs)
+    # Not the model: what is saved with a trained one leaves its weights to be assigned later, and nobody would.
+    return function, list(function.variables)
 
 
 def _named(tf: Any, answer: Any, names: Any) -> dict[str, Any]:
@@ -239,7 +241,7 @@ def _difference(tf: Any, function: Any, content: bytes, seed: int) -> float:
     got = runner(**feeds)
     for name, tensor in wanted.items():
         reference = np.asarray(tensor, np.float64)
-        if got[name].shape != reference.shape:
+        if got[name].shape != reference.shape or not np.isfinite(got[name]).all():
             return float("inf")
         if reference.size:
             gap = float(np.max(np.abs(got[name].astype(np.float64) - reference)))

@@ -72,8 +72,8 @@ def open_pair(
     else:
         first, second = _unique(first, notes), _unique(second, notes)
         refuse_overlap(first, second, names)
-    _refuse_few(first, MIN_CALIBRATION, "calibration", names[0])
-    _refuse_few(second, MIN_EVALUATION, "evaluation", names[1])
+    _refuse_few(first, MIN_CALIBRATION, "calibration", names[0], notes)
+    _refuse_few(second, MIN_EVALUATION, "evaluation", names[1], notes)
     chosen = choose(first, most[0], seed), choose(second, most[1], seed)
     for items, all_items, what in zip(chosen, (first, second), ("calibration", "evaluation"), strict=True):
         if len(items) < len(all_items):
@@ -167,13 +167,13 @@ def _unique(items: list[Item], notes: list[str]) -> list[Item]:
     return found
 
 
-def _refuse_few(items: Sequence[Item], least: int, what: str, source: str) -> None:
+def _refuse_few(items: Sequence[Item], least: int, what: str, source: str, notes: Sequence[str]) -> None:
     if len(items) < least:
         raise ConfigError(
             f"the {what} set is too small to go by",
             where=source,
             expected=f"at least {least} items, better 100",
-            got=len(items),
+            got=", ".join((str(len(items)), *notes)),
             remedy="record more of what the device will see",
         )
 

@@ -325,7 +325,12 @@ def _windows(path: Path, wanted: Wanted) -> list[Item]:
         )
     files = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
     if not files:
-        raise ConfigError("there is no recording here", where=path, expected="files ending in .csv")
+        samples, channels = wanted.window
+        raise ConfigError(
+            "the set is of the wrong kind: the model takes windows of samples, and there is no recording here",
+            where=path,
+            expected=f"files ending in .csv, or .npz: windows of {samples} samples × {channels} channels",
+        )
     items: list[Item] = []
     for file in files:
         label = Labelled(file.parent.name) if file.parent != path and path.is_dir() else Labelled()

@@ -24,8 +24,8 @@ CALM, HOLD, HOT, STOP = range(4)
 ZONES = ("calm", "hold", "hot", "stop")
 
 Measure = Literal["temp_c", "power_w", "battery_share", "under_voltage", "memory_share", "memory_pressure", "age_share"]
-"""`age_share`: a stream's p95 age as a share of its target; `memory_share`: used of what may be used; `memory_pressure`:
-the share of the last ten seconds in which something waited for memory.
+"""`age_share`: a stream's p95 age as a share of its target; `memory_share`: used of what may be used;
+`memory_pressure`: the share of the last ten seconds in which something waited for memory.
 """
 _WORDS: dict[Measure, tuple[str, float, str]] = {
     "temp_c": ("the processor is at {:.1f} °C", 1.0, "hot"),

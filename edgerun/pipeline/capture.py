@@ -65,7 +65,7 @@ class Capture:
         """The thread's body: until the data ends, `stop` is called or the source is lost for good (`SourceError`)."""
         failures = 0
         while not self._stop.is_set():
-            if not self._going.is_set():
+            if self._halt.is_set():
                 self._pause()
                 continue
             grabbed_before = self._seq
@@ -84,20 +84,23 @@ class Capture:
 
     def stop(self) -> None:
         """Ask the thread to end; any thread may call it."""
-        self._stop.set()
-        self._halt.set()
-        self._going.set()
-        self._wake.set()
+        with self._pausing:
+            self._stop.set()
+            self._halt.set()
+            self._going.set()
+            self._wake.set()
 
     def pause(self, reason: str, by: str = "") -> None:
         """Close the source until whoever asks for it has called `resume`; any thread may call it. A file begins again
         then.
         """
         with self._pausing:
+            if self._stop.is_set():
+                return
             self._paused_by[by] = reason
             self._going.clear()
-        self._halt.set()
-        self._wake.set()
+            self._halt.set()
+            self._wake.set()
 
     def resume(self, by: str = "") -> None:
         """Open the source again unless somebody else wants it closed; any thread may call it."""
@@ -123,14 +126,16 @@ class Capture:
         return [one for lane in self.lanes for one in (lane, *lane.stand_ins)]
 
     def _pause(self) -> None:
+        """Wait until nobody wants the source closed; that may be so already, when it was soon taken back."""
+        if not self._going.is_set():
+            with self._pausing:
+                reason = next(iter(self._paused_by.values()), "")
+            self._tell("paused", reason)
+            self._going.wait()
         with self._pausing:
-            reason = next(iter(self._paused_by.values()), "")
-        self._tell("paused", reason)
-        self._going.wait()
-        if not self._stop.is_set():
-            self._halt.clear()
-            if not self._going.is_set() or self._stop.is_set():  # asked for again at this very moment
-                self._halt.set()
+            if self._going.is_set() and not self._stop.is_set():
+                self._halt.clear()
+                self._wake.clear()
 
     def close(self) -> None:
         """Give the means to wake this thread back: neither it nor a worker may run any more."""

@@ -32,6 +32,10 @@ class Publisher:
         self._run_id = run_id
         self._on_published = on_published
 
+    def add(self, sink: Sink) -> None:
+        """One more sink, behind the others; before the thread runs."""
+        self._sinks = (*self._sinks, sink)
+
     def run(self) -> None:
         """The thread's body: until the Outbox is closed and empty."""
         for delivery in self._deliveries():

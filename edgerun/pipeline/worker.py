@@ -89,7 +89,9 @@ class Worker:
         rows: list[Job] = []
         for job in jobs:
             job.preparing_ns = self._clock.mono_ns()
-            if job.frame.reuse is not None:
+            if job.frame.reuse is not None:  # a model that remembers is never spared one
+                job.gap = self._is_missed_before(job)
+                self._lanes[job.index].expects = job.frame.stamp.seq + 1
                 continue
             if self._turns.expires(job.index, job.frame, job.preparing_ns):
                 job.ended = True
@@ -108,12 +110,15 @@ class Worker:
 
     def _follow(self, job: Job) -> None:
         """Where something before this frame is missing, the model is to begin anew with it."""
+        if self._is_missed_before(job):
+            job.gap = True
+            self._preprocess.reset()
+            self._forget()
+
+    def _is_missed_before(self, job: Job) -> bool:
+        """Whether something before this frame is missing, of a lane whose frames follow each other."""
         lane, frame = self._lanes[job.index], job.frame
-        if not lane.plan.ordered or (not frame.gap and lane.expects == frame.stamp.seq):
-            return
-        job.gap = True
-        self._preprocess.reset()
-        self._forget()
+        return lane.plan.ordered and (frame.gap or lane.expects != frame.stamp.seq)
 
     def _infer(self, rows: Sequence[Job]) -> Sequence[Tensor]:
         """The outputs of these frames; none when the engine could not infer them, and they have failed."""

@@ -59,6 +59,11 @@ class SignalPreprocess:
             self._resample = Resample(*rates, model_samples, source_channels, method)
         window_samples = model_samples if self._resample is None else self._resample.window_samples
         self.size = (source_channels, window_samples)
+        self.rate_hz = rates[0] if self._resample is not None and rates is not None else None
+        """At what rate samples come; None: at the model's own."""
+        stretch = rates[0] / rates[1] if self._resample is not None and rates is not None else 1.0
+        self.hop_samples = max(1, round(model_samples * stretch))
+        """From one window to the next where none overlaps another: a window resampled differs by some samples."""
         self._taken = (window_samples, source_channels)
         self._resampled = np.zeros((model_samples, source_channels), np.float32)
         self._finite = np.zeros(self._taken, np.bool_)

@@ -27,13 +27,13 @@ class Outcome(msgspec.Struct, frozen=True):
     hints: list[str] = []
 
 
-def install(plan: Plan, root: Path, *, dry: bool = False, force: bool = False, now: bool = False) -> Outcome:
+def install(plan: Plan, root: Path | None, *, dry: bool = False, force: bool = False, now: bool = False) -> Outcome:
     """Write the service of `plan` below `root`, remove what an earlier install wrote and this one does not want.
 
-    With the root of the running system systemd is told, and with `now` the service started, or restarted where
+    Without a `root` it is the running system: systemd is told, and with `now` the service started, or restarted where
     something changed. Raises `ConfigError` when a file was edited, `DeviceError`, `MissingError`.
     """
-    live = root == Path("/") and not dry
+    live, root = root is None and not dry, root or Path("/")
     if live:
         systemd.require("install a service for")
     unit, place = units.unit_name(plan.instance), Place(root, dry=dry, force=force)
@@ -47,12 +47,12 @@ def install(plan: Plan, root: Path, *, dry: bool = False, force: bool = False, n
     return Outcome(unit, deeds, [" ".join(_run(words)) for words in commands], _hints(plan, root, now))
 
 
-def uninstall(instance: str | None, root: Path, *, dry: bool = False, force: bool = False) -> Outcome:
+def uninstall(instance: str | None, root: Path | None, *, dry: bool = False, force: bool = False) -> Outcome:
     """Stop the service and remove what `install` wrote; with an `instance` only what is its own.
 
     The user, the config, the passwords and the state stay.
     """
-    live = root == Path("/") and not dry
+    live, root = root is None and not dry, root or Path("/")
     if live:
         systemd.require("take a service from")
     unit, place = units.unit_name(instance), Place(root, dry=dry, force=force)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from edgerun.clock import Clock
 from edgerun.notify import Notifier
@@ -78,21 +77,3 @@ class Supervisor:
             )
         else:
             _log.warning("there is progress again, after %.0f s", seconds)
-
-
-def status_line(states: Mapping[str, str], published: int, spell_s: float, connected: bool | None) -> str:
-    """What `systemctl status` shows: "2 streams running, 1 stalled; 10.4 results/s; broker connected".
-
-    `states`: each stream's; `published` results in the last `spell_s` seconds; `connected` None: there is no broker.
-    """
-    counts = Counter(states.values())
-    order = sorted(counts, key=lambda state: (state != "running", state))
-    parts = [f"{counts[state]} {state}" for state in order]
-    if parts:
-        parts[0] = parts[0].replace(" ", " stream " if counts[order[0]] == 1 else " streams ", 1)
-    line = ", ".join(parts) or "no streams"
-    if spell_s > 0:
-        line += f"; {published / spell_s:.1f} results/s"
-    if connected is not None:
-        line += "; broker connected" if connected else "; broker away"
-    return line

@@ -41,7 +41,7 @@ class Lanes(Outgoing):
         self._always = options.durability == "always"
         self._notices = Notices(options.folder)
         self._nudge: Callable[[], None] = lambda: None
-        self._work = threading.Event()
+        self._work, self._hurry = threading.Event(), threading.Event()
         self._disk: Literal["off", "opening", "works", "broken"] = "off"
         self._stalled = False
         self._window = 0  # 0: no link
@@ -54,7 +54,7 @@ class Lanes(Outgoing):
         self._acks: list[tuple[Kind, int]] = []
         self._replaying = self._replayed = 0
         self._ticket, self._front_ticket = -END, -END
-        self._next_replay_ns = 0
+        self._next_replay_ns = self._late_ns = 0
         self._lost: Counter[str] = Counter()
         self._uncertain: OrderedDict[int, None] = OrderedDict()
         self._highest: int | None = None
@@ -82,6 +82,8 @@ class Lanes(Outgoing):
                 lane = self._away
             if self._always or not self._window or self._is_pressed():
                 self._work.set()
+            if len(self._away) * 4 > self._max_messages or self._away_bytes * 4 > self._max_bytes:
+                self._hurry.set()
             entry = lane[-1] if lane else None
             if self._always and entry is not None and entry.message is message and not self._stalled:
                 self._stalled = not self._changed.wait_for(lambda: self._is_safe(entry), WRITTEN_S)
@@ -142,8 +144,6 @@ class Lanes(Outgoing):
         if len(self._ahead) < AHEAD // 4 and self._backlog:
             self._work.set()
         return entry
-
-    _late_ns = 0
 
     def _may_go(self, entry: Entry) -> bool:
         """With "always", what is not on disk yet waits for it, unless the disk stalls."""

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _LATE_NS = 1_000_000_000  # "outage": live messages are written when the oldest has waited this long for its PUBACK
 _TURN_NS = 1_000_000_000
 _MARK_NS = 1_000_000_000
-_ACKS_NS = 100_000_000
+_ACKS_NS = 20_000_000
 _LOOK_NS = 100_000_000
 _ROOM_NS = 10_000_000_000
 _RETRY_NS = 10_000_000_000
@@ -103,6 +103,7 @@ class Spool(Lanes):
         self.rewind()
         self._ending.set()
         self._work.set()
+        self._hurry.set()
         thread.join(_CLOSE_S)
         if thread.is_alive():
             _log.error("%s: the disk does not answer; what it was not given yet is lost", self._options.folder)
@@ -151,8 +152,9 @@ class Spool(Lanes):
                 self._break(error)
             self._tried.set()
             if self._work.wait(self._wait_s(now_ns)) and not self._always:
-                self._ending.wait(_GATHER_S)
+                self._hurry.wait(_GATHER_S)
             self._work.clear()
+            self._hurry.clear()
         self._end()
 
     def _wait_s(self, now_ns: int) -> float:

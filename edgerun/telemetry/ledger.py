@@ -65,6 +65,11 @@ class Ledger:
         with self._lock:
             return {stream: entry.totals() for stream, entry in self._entries.items()}
 
+    def engine_time(self) -> dict[str, tuple[int, int]]:
+        """Each stream's time in its engine (ns) and its inferences since the beginning, to share out energy by."""
+        with self._lock:
+            return {stream: entry.engine_time() for stream, entry in self._entries.items()}
+
 
 class _Entry:
     def __init__(self, meter: StreamMeter) -> None:
@@ -87,6 +92,10 @@ class _Entry:
     def totals(self) -> StreamTotals:
         whole = self._whole()
         return StreamTotals(whole.account.view(), whole.age, whole.stages)
+
+    def engine_time(self) -> tuple[int, int]:
+        halves = self.meter.stages["infer"], self._total.stages["infer"]
+        return round(sum(half.sum_ms for half in halves) * 1e6), sum(half.count for half in halves)
 
     def _whole(self) -> StreamMeter:
         whole = _sharing_account(self.meter)

@@ -48,7 +48,8 @@ class Reporter:
     """Publishes through `broker` what has changed or is due. Used by one thread; `birth` by any.
 
     `read_load` gives what the process costs by name (`rss_mib`), `read_device` further groups of telemetry by name, as
-    the device knows them now (`thermal`, `power`, `disk`, `spool` …).
+    the device knows them now (`thermal`, `power`, `disk`, `spool` …), `read_streams` further keys of streams by account
+    (`j_per_inference` …).
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Reporter:
         telemetry_interval_s: float,
         *,
         read_device: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        read_streams: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         drift: DriftWatch | None = None,
     ) -> None:
         self._device = device
@@ -68,6 +70,7 @@ class Reporter:
         self._ledger = ledger
         self._read_load = read_load
         self._read_device = read_device
+        self._read_streams = read_streams
         self._drift = drift
         self._trend = MemoryTrend()
         self._accounts = _accounts(device.streams)
@@ -129,7 +132,7 @@ class Reporter:
     def telemetry(self) -> dict[str, Any]:
         """The next telemetry; the interval that it covers ends with it."""
         seconds, streams = self._ledger.interval()
-        groups = dict(self._read_device())
+        groups, more = dict(self._read_device()), self._read_streams()
         rss_mib = self._read_load().get("rss_mib")
         if rss_mib is not None:
             self._trend.add(self._clock.mono_ns(), rss_mib)
@@ -139,7 +142,9 @@ class Reporter:
             number=self._telemetries,
             ts=self._clock.unix_s(),
             interval_s=seconds,
-            streams={name: {**stream, **self._known_of(name)} for name, stream in streams.items()},
+            streams={
+                name: {**stream, **self._known_of(name), **more.get(name, {})} for name, stream in streams.items()
+            },
             engines={name: self._engine(name, engine, seconds) for name, engine in self._device.engines.items()},
             **groups,
         )

@@ -20,7 +20,7 @@ import msgspec
 from edgerun import __version__
 from edgerun.clock import Clock
 from edgerun.errors import DeviceError
-from edgerun.meter import STAGES, Watch
+from edgerun.meter import STAGES, Stamped, Watch
 from edgerun.types import Publication
 
 ENTRIES = 8192
@@ -60,9 +60,11 @@ class Trace:
     def watch(self, stream: str, model: str) -> Watch:
         """For `Account.watch` of one lane; `model` as results name it (the bundle's name)."""
 
-        def ended(fate: str, reason: str | None, seq: int | None, captured_ns: int | None) -> None:
-            if fate != "published":  # it was given to `publish`, with more of it
-                self._add(FrameEnd(self._clock.mono_ns(), stream, model, fate, reason, seq, captured_ns))
+        def ended(fate: str, reason: str | None, stamp: Stamped | None) -> None:
+            if fate == "published":  # it was given to `publish`, with more of it
+                return
+            seq, captured_ns = (None, None) if stamp is None else (stamp.seq, stamp.captured_ns)
+            self._add(FrameEnd(self._clock.mono_ns(), stream, model, fate, reason, seq, captured_ns))
 
         return ended
 
@@ -126,7 +128,7 @@ class Trace:
 def trace_events(ends: Sequence[FrameEnd]) -> list[_Event]:
     """The events of the format, sorted by time; `ts` and `dur` in µs of the monotonic clock."""
     streams = {name: pid for pid, name in enumerate(sorted({end.stream for end in ends}), 1)}
-    models = sorted({end.model for end in ends if _infer_ns(end)})
+    models = sorted({end.model for end in ends if _infer_ns(end) is not None})
     engines = {name: pid for pid, name in enumerate(models, len(streams) + 1)}
     events: list[_Event] = []
     for number, end in enumerate(ends):

@@ -125,7 +125,8 @@ def test_every_flag_reaches_the_job(tmp_path: Path) -> None:
         "net.onnx -o out --format tflite --precision mixed --calibrate a --calibrate b[0:4] --evaluate c --mean 1,2,3 "
         "--std 4 --color BGR --fit crop --size 320x240 --decoder yolo --threshold 0.3 --min-quality 0.97 --max-drop "
         "0.02 --prune 0.5 --distil --time-budget 3 --seed 7 --target gpu --calibration mse --name n --version 9 "
-        f"--license MIT --on pi --no-measure --force --labels {tmp_path / 'labels.txt'}"
+        "--license MIT --on pi --no-measure --force --shape audio=1,16000 --shape a=b=2,1 "
+        f"--labels {tmp_path / 'labels.txt'}"
     )
     job = make_job(parsed(*line.split()))
     said = job.said
@@ -136,6 +137,7 @@ def test_every_flag_reaches_the_job(tmp_path: Path) -> None:
     assert (job.gate.min_quality, job.gate.max_drop, job.prune, job.distil) == (0.97, 0.02, 0.5, True)
     assert (job.time_budget_min, job.seed, job.target, job.calibration) == (3.0, 7, "gpu", "mse")
     assert (job.name, job.version, job.licence, job.on) == ("n", "9", "MIT", "pi")
+    assert job.shapes == {"audio": (1, 16000), "a=b": (2, 1)}
     assert job.force
     assert not job.measure
 
@@ -148,7 +150,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "flag", ["--mean=x", "--std=", "--prune=1", "--prune=0", "--min-quality=1.1", "--max-drop=-1", "--threshold=2",
-             "--size=3", "--format=keras", "--time-budget=0"],
+             "--size=3", "--shape=1,3", "--shape=a=1,x", "--shape=a=0", "--format=keras", "--time-budget=0"],
 )  # fmt: skip
 def test_values_that_make_no_sense(flag: str) -> None:
     with pytest.raises(ConfigError, match=flag.split("=")[0]):

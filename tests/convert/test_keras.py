@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow", reason="the convert-tf extra is not installed", exc_type=ImportError)
@@ -50,6 +51,29 @@ def test_a_keras_file_and_its_saved_model_come_out_alike_and_the_same_bytes_agai
         "inputs": ["picture"],
         "outputs": ["output_0"],
     }
+
+
+def test_a_trained_model_keeps_its_weights(tmp_path: Path) -> None:
+    """Saved with its optimiser, it once came out with variables that nothing assigns: no answer was a number."""
+    model = _model()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    random = np.random.default_rng(0)
+    pictures = random.random((64, 16, 16, 3), np.float32)
+    model.fit(pictures, random.integers(0, 5, 64), verbose=0)
+    model.save(tmp_path / "net.keras")
+    network = read(tmp_path / "net.keras", tmp_path / "made")
+    runner = Interpreter(str(network.path)).get_signature_runner()
+    got = runner(picture=pictures[:1])["output_0"]
+    np.testing.assert_allclose(got, model(pictures[:1], training=False).numpy(), atol=1e-4)
+    assert "VAR_HANDLE" not in {one["op_name"] for one in Interpreter(str(network.path))._get_ops_details()}
+
+
+def test_answers_that_are_no_numbers_are_no_match(tmp_path: Path) -> None:
+    """A logarithm of what is below zero, in TensorFlow and in the file alike."""
+    inputs = tf.keras.Input((4,), name="row")
+    tf.keras.Model(inputs, tf.keras.ops.log(inputs - 2.0)).save(tmp_path / "net.keras")
+    with pytest.raises(ModelError, match="does not compute what the original does"):
+        read(tmp_path / "net.keras", tmp_path / "made")
 
 
 def test_open_sides_are_asked_for(tmp_path: Path) -> None:

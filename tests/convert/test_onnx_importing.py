@@ -12,7 +12,7 @@ onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from edgerun.convert.onnx.importing import ImportOptions, read  # noqa: E402
+from edgerun.convert.onnx.importing import ImportOptions, _compare, read  # noqa: E402
 from edgerun.convert.onnx.sessions import open_session  # noqa: E402
 from edgerun.errors import ConfigError, ModelError  # noqa: E402
 
@@ -191,3 +191,16 @@ def test_more_than_two_gigabytes_are_refused_unread(tmp_path: Path) -> None:
         os.truncate(file.fileno(), 1 << 31)
     with pytest.raises(ModelError, match="larger than one ONNX file can be"):
         read(path, tmp_path)
+
+
+def test_no_number_is_a_difference_too() -> None:
+    """`max` of a number and of none gives the number: such a model once passed for equal."""
+
+    def one(node: onnx.NodeProto) -> onnx.ModelProto:
+        faces = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in ("x", "y")]
+        graph = helper.make_graph([node], "g", faces[:1], faces[1:])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+    first = open_session(one(helper.make_node("Identity", ["x"], ["y"])).SerializeToString(), "test")
+    with pytest.raises(ModelError, match="does not give what the original gives"):
+        _compare(first, one(helper.make_node("Sqrt", ["x"], ["y"])), Path("given.onnx"))

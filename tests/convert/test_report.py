@@ -223,6 +223,38 @@ def test_the_least_that_can_be_known_makes_a_page(tmp_path: Path) -> None:
     assert "svg" not in page.counts
 
 
+def test_what_was_not_measured_and_not_lost_takes_no_room(tmp_path: Path) -> None:
+    """Where int8 met the gate at once: no empty chart of sensitivities, no table of classes that all are whole."""
+    made = outcome()
+    names = [f"class {at}" for at in range(30)]
+    plain = msgspec.structs.replace(
+        made,
+        source="/home/someone/models/net.onnx",
+        layers=tuple(msgspec.structs.replace(one, precision="int8", sqnr_db=None) for one in made.layers),
+        quality=msgspec.structs.replace(made.quality, classes=tuple(ClassQuality(one, 4, 4, 0) for one in names)),
+        repeat={"tools": {"quantizer": "0.10"}},
+    )
+    write(plain, tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<svg" not in text
+    assert "was not measured" in text
+    assert "In order of execution" in text
+    assert "None of the 30 classes lost or gained anything." in text
+    assert '<p class="quiet">net.onnx → ' in text
+    assert text.count("quantizer") == 1
+
+
+def test_classes_that_only_gain_are_shown_before_those_that_are_whole(tmp_path: Path) -> None:
+    made = outcome()
+    classes = [ClassQuality(f"whole {at}", 9, 9, 0) for at in range(20)]
+    classes += [ClassQuality("gains", 9, 9, 2), ClassQuality("loses", 9, 8, 0)]
+    write(
+        msgspec.structs.replace(made, quality=msgspec.structs.replace(made.quality, classes=tuple(classes))), tmp_path
+    )
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.index("loses") < text.index("gains") < text.index("the other 20 classes") < text.index("whole 0")
+
+
 def test_devices_are_compared_each_for_itself(tmp_path: Path) -> None:
     there = tuple(msgspec.structs.replace(one, device="board", p50_ms=2 * one.p50_ms**2) for one in outcome().measured)
     write(outcome(measured=outcome().measured + there), tmp_path, ratios=RATIOS)

@@ -63,6 +63,7 @@ def test_another_models_file_is_found_out(tmp_path: Path) -> None:
     with torch.no_grad():
         outputs = list(loaded.module(*loaded.inputs).values())
     assert _difference(loaded, network.path, outputs) > TOLERANCE
+    assert _difference(loaded, network.path, [one * float("nan") for one in outputs]) > TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def ssd_bundled(threshold: float) -> tuple[Decoder, list[Tensor]]:
     path = ROOT / "models" / "ssd-mobilenet-v2-oid" / "model.tflite"
     engine = TfliteEngine(TfliteOptions(), EngineContext(path, "ssd"))
     picture = cv2.cvtColor(cv2.resize(street(), (300, 300)), cv2.COLOR_BGR2RGB)
-    outputs = engine.infer(((picture.astype(np.int16) - 128).astype(np.int8)[None],))
+    outputs = engine.infer((((picture.astype(np.float32) - 127.5) / 127.5)[None],))
     return SsdAnchorsDecoder(SsdOptions(), context(engine.outputs, threshold)), [one.copy() for one in outputs]
 
 

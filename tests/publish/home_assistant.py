@@ -27,15 +27,51 @@ _CORE = "2024.3.3"
 """The last version for Python 3.11. It does not know device-based discovery: to it are added the files of the MQTT
 integration of one that does, which hold the schemas and run on 3.11 as they are."""
 _MQTT = "2025.1.4"
-_MQTT_FILES = "abbreviations const schemas config sensor binary_sensor switch button image event update".split()
+_MQTT_FILES = (
+    "abbreviations",
+    "const",
+    "schemas",
+    "config",
+    "sensor",
+    "binary_sensor",
+    "switch",
+    "button",
+    "image",
+    "event",
+    "update",
+)
 _CORE_PARTS = (
     r"homeassistant/([^/]+\.(py|json)|(auth|backports|generated|helpers|util)/.*|components/__init__\.py|components/"
     r"(mqtt|sensor|binary_sensor|switch|button|image|event|update|http|network|persistent_notification|websocket_api)"
     r"/[^/]*)"
 )
-_PACKAGES = """aiohttp aiohttp-fast-url-dispatcher aiohttp-zlib-ng async-interrupt atomicwrites-homeassistant attrs
-    awesomeversion bcrypt certifi ciso8601 cryptography httpx ifaddr jinja2 lru-dict orjson packaging pyjwt
-    python-slugify pyyaml typing-extensions ulid-transform voluptuous voluptuous-serialize yarl""".split()
+_PACKAGES = (
+    "aiohttp",
+    "aiohttp-fast-url-dispatcher",
+    "aiohttp-zlib-ng",
+    "async-interrupt",
+    "atomicwrites-homeassistant",
+    "attrs",
+    "awesomeversion",
+    "bcrypt",
+    "certifi",
+    "ciso8601",
+    "cryptography",
+    "httpx",
+    "ifaddr",
+    "jinja2",
+    "lru-dict",
+    "orjson",
+    "packaging",
+    "pyjwt",
+    "python-slugify",
+    "pyyaml",
+    "typing-extensions",
+    "ulid-transform",
+    "voluptuous",
+    "voluptuous-serialize",
+    "yarl",
+)
 _LIMIT_S = 90
 
 

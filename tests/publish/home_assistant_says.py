@@ -16,6 +16,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import voluptuous as vol
 from homeassistant import const
 from homeassistant.core import HomeAssistant
 from homeassistant.helpers.template import Template
@@ -52,9 +53,9 @@ def load(folder: Path) -> str:
 def find_package() -> str:
     """Where the MQTT integration that knows device-based discovery is."""
     package = "homeassistant.components.mqtt"
-    if importlib.util.find_spec(package + ".schemas") is not None:
-        if hasattr(importlib.import_module(package + ".schemas"), "DEVICE_DISCOVERY_SCHEMA"):
-            return package
+    there = importlib.util.find_spec(package + ".schemas") is not None
+    if there and hasattr(importlib.import_module(package + ".schemas"), "DEVICE_DISCOVERY_SCHEMA"):
+        return package
     return load(Path(sys.argv[1]))
 
 
@@ -76,7 +77,7 @@ def check(payload: str) -> tuple[list[str], dict[str, Any]]:
     }
     try:
         schemas.DEVICE_DISCOVERY_SCHEMA(device)
-    except Exception as error:
+    except vol.Invalid as error:
         problems.append(f"device: {error}")
     out: dict[str, Any] = {}
     for key, component in device["components"].items():
@@ -91,7 +92,7 @@ def check(payload: str) -> tuple[list[str], dict[str, Any]]:
         module = importlib.import_module(f"{PACKAGE}.{platform}")
         try:
             checked = module.DISCOVERY_SCHEMA(config)
-        except Exception as error:
+        except vol.Invalid as error:
             problems.append(f"{key} ({platform}): {error}")
             continue
         unknown = sorted(set(component) - {str(one) for one in checked} - {"default_entity_id"})
@@ -113,7 +114,7 @@ def check(payload: str) -> tuple[list[str], dict[str, Any]]:
 def update_problems(state: str) -> list[str]:
     try:
         importlib.import_module(f"{PACKAGE}.update").MQTT_JSON_UPDATE_SCHEMA(json.loads(state))
-    except Exception as error:
+    except vol.Invalid as error:
         return [f"update: {error}: {state}"]
     return []
 

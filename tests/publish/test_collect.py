@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,15 @@ def test_a_full_disk_costs_pictures_only(make_disk: Callable[[str], Path]) -> No
     target.flush(10)
     target.close()
     assert target.kept == 1
+
+
+def test_a_twentieth_of_the_disk_is_left_to_others(make_disk: Callable[[str], Path]) -> None:
+    album = Album(make_disk("1m") / "c", 1 << 30)
+    added = [album.add(1.8e9, b"j" * 9000, b"{}") for _ in range(120)]
+    assert added[0]
+    assert not added[-1]
+    disk = shutil.disk_usage(album._folder)
+    assert 0.05 * disk.total - 4096 <= disk.free < 0.1 * disk.total
 
 
 def test_the_publish_thread_never_waits_for_the_disk(tmp_path: Path) -> None:

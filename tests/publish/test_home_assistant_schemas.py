@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_an_update_message_passes_home_assistants_own_check() -> None:
 
 def test_entities_of_a_real_run_show_what_it_published(tmp_path: Path) -> None:
     device = DescribedDevice(
-        "dock-7", "0.1.0", (msgspec.structs.replace(DOCK, labels=("Person", "Car"), events=("appeared", "lost")),), 1.0,
+        "dock-7", "0.1.0", (msgspec.structs.replace(DOCK, labels=("person", "car"), events=("appeared", "lost")),), 1.0,
         verbs=frozenset({"pause", "resume"}), known={"memory": {"rss_mib": 1.0}},
     )  # fmt: skip
     messages = _messages_of_a_run(tmp_path)
@@ -119,12 +120,12 @@ def test_entities_of_a_real_run_show_what_it_published(tmp_path: Path) -> None:
         ask("dock_age", one, str(stream["age_ms"]["p95"]) if "age_ms" in stream else "None")
         ask("memory", one, str(one["memory"]["rss_mib"]))
     for one in messages["state/dock"]:
-        people = one.get("counts", {}).get("Person", 0)
+        people = one.get("counts", {}).get("person", 0)
         seen = "counts" in one
         ask("dock_state", one, one["state"])
         ask("dock_person_count", one, str(people) if seen else "None")
         ask("dock_person_occupancy", one, ("ON" if people else "OFF") if seen else "None")
-        ask("dock_car_occupancy", one, ("ON" if one["counts"].get("Car") else "OFF") if seen else "None")
+        ask("dock_car_occupancy", one, ("ON" if one["counts"].get("car") else "OFF") if seen else "None")
         ask("dock_objects", one, str(sum(one["counts"].values())) if seen else "None")
         ask("dock_running", one, "OFF" if one["state"] == "paused" else "ON")
     scene = [one for one in messages["event"] if "label" in one]
@@ -150,7 +151,7 @@ def _messages_of_a_run(folder: Path) -> dict[str, list[dict[str, Any]]]:
             f'device.id = "dock-7"\nmqtt = {{ url = "{broker.url}", telemetry_interval = "1s" }}\n'
             f'[models.detector]\npath = "{DETECTOR}"\n'
             f'[streams.dock]\nsource = "{CLIP}"\nloop = true\nmodel = "detector"\ntrack = true\n'
-            'labels = ["Person", "Car"]\n'
+            'labels = ["person", "car"]\n'
         )
         process = subprocess.Popen(
             [sys.executable, "-m", "edgerun", "run", "--config", config, "--quiet"], stderr=subprocess.PIPE, text=True
@@ -159,18 +160,22 @@ def _messages_of_a_run(folder: Path) -> dict[str, list[dict[str, Any]]]:
         def told(end: str) -> list[dict[str, Any]]:
             return [json.loads(m.payload) for m in seen.messages if m.topic == f"edgerun/dock-7/{end}"]
 
+        def until(condition: Callable[[], object], what: str) -> None:
+            mosquitto.wait_until(lambda: condition() or process.poll() is not None, 60, what)
+            assert process.poll() is None, process.communicate()[1]
+
         def ask(verb: str, **arguments: Any) -> None:
             client = [mosquitto.program("mosquitto_pub"), "-h", "127.0.0.1", "-p", str(broker.port), "-q", "1"]
             subprocess.run([*client, "-t", f"edgerun/dock-7/cmd/{verb}", "-m", json.dumps(arguments)], check=True)
 
         try:
-            mosquitto.wait_until(lambda: any("label" in one for one in told("event")), 60, "an event of the scene")
-            mosquitto.wait_until(lambda: any(one.get("counts") for one in told("state/dock")), 30, "counts")
-            mosquitto.wait_until(lambda: len(told("telemetry")) >= 2, 30, "telemetry")
+            until(lambda: any("label" in one for one in told("event")), "an event of the scene")
+            until(lambda: any(one.get("counts") for one in told("state/dock")), "counts")
+            until(lambda: len(told("telemetry")) >= 2, "telemetry")
             ask("pause", stream="dock")
-            mosquitto.wait_until(lambda: told("state/dock")[-1]["state"] == "paused", 30, "the pause")
+            until(lambda: told("state/dock")[-1]["state"] == "paused", "the pause")
             ask("resume", stream="dock")
-            mosquitto.wait_until(lambda: told("state/dock")[-1]["state"] == "running", 30, "its end")
+            until(lambda: told("state/dock")[-1]["state"] == "running", "its end")
         finally:
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=30)

@@ -142,6 +142,21 @@ def test_a_fault_is_found_told_once_and_its_end_too(
     assert all(change.text for change in guard.told)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "event"),
+    [(DARK["lens cap"], "input_dark"), (BLURRED["0.8% of the width"], "input_blurred")],
+)
+def test_what_lies_under_a_mask_says_nothing(spoil: Callable[[Image, int], Image], event: str) -> None:
+    def scribbled(image: Image, i: int) -> Image:
+        image = image.copy()
+        image[:96, :90] = np.random.default_rng(i).integers(0, 255, (96, 90, 3))
+        return image
+
+    frames, guard = clip("vtest.avi"), Guard(MASK)
+    assert guard.watch(scribbled(image, i) for i, image in enumerate(usual(frames, 60))) == []
+    assert guard.watch(scribbled(spoil(image, i), i) for i, image in enumerate(usual(frames, 45, 60))) == [event]
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_what_passes_by_quickly_is_no_fault(name: str) -> None:
     frames, guard = clip(name), Guard()
@@ -273,6 +288,15 @@ def moving(name: str, amplitude: float, count: int, rng: np.random.Generator) ->
 @pytest.mark.parametrize("amplitude", [1, 20, 200, 5000])
 def test_sensors_that_do_what_they_should_raise_no_alarm(name: str, amplitude: float) -> None:
     assert told_of(moving(name, amplitude, 120, np.random.default_rng(3)), 1.0) == []
+
+
+@pytest.mark.parametrize("amplitude", [40, 100, 1000, 32000])
+def test_the_crest_of_a_pure_tone_is_no_saturation(amplitude: int) -> None:
+    at = np.arange(8000 * 40) / 16000
+    tone = np.round(np.sin(2 * np.pi * 50.3 * at) * amplitude).astype(np.float32)
+    assert told_of(list(tone.reshape(40, 8000, 1)), 0.5) == []
+    clipped = np.clip(tone, -0.8 * amplitude, 0.8 * amplitude).round()
+    assert told_of(list(clipped.reshape(40, 8000, 1)), 0.5) == ["input_saturated"]
 
 
 def test_one_dead_axis_is_enough() -> None:

@@ -149,6 +149,28 @@ def test_one_who_reads_in_drops_holds_nobody_up_for_longer_than_the_deadline() -
         client.close()
 
 
+def test_one_who_sends_in_drops_is_cut_off() -> None:
+    with serving(deadline_s=1.0) as server:
+        client = connect(server.port, b"GET /metrics HTTP/1.0\r\nX: ")
+        enough = threading.Event()
+
+        def drip() -> None:
+            try:
+                while not enough.wait(0.05):
+                    client.sendall(b"y")
+            except ConnectionError:
+                return
+
+        sender = threading.Thread(target=drip)
+        sender.start()
+        sender.join(20)
+        was_cut_off = not sender.is_alive()
+        enough.set()
+        sender.join()
+        client.close()
+        assert was_cut_off
+
+
 def test_too_many_at_once_are_told_to_come_again_and_the_rest_is_served() -> None:
     with serving(most_at_once=2, deadline_s=30) as server:
         busy = [connect(server.port, b"GET /big HTTP/1.0\r\n\r\n") for _ in range(2)]

@@ -159,6 +159,9 @@ def test_intervals_forget_and_the_run_remembers(intervals: list[list[float]]) ->
         ledger.add("main", meter)
     fill(meter, {"published": 1}, 7.0)
     fill(whole, {"published": 1}, 7.0)
+    spent = sum(one for ages in intervals for one in ages) / 10 + 0.7
+    assert ledger.engine_time() == {"main": (pytest.approx(spent * 1e6, rel=1e-6, abs=2), total + 1)}
+    assert ledger.totals()["main"].age.count == total + 1
     expected = payload.stream_summary(whole, 2.0 * len(intervals))
     for _ in range(2):  # looking at it changes nothing
         seconds, streams = ledger.run()

@@ -10,11 +10,13 @@ import pytest
 
 from edgerun.clock import FakeClock
 from edgerun.meter import StreamMeter
+from edgerun.telemetry.drift import DriftLane, DriftWatch
 from edgerun.telemetry.ledger import Ledger
 from edgerun.telemetry.payload import InstalledModel
 from edgerun.telemetry.reporter import EngineReport, ReportedDevice, Reporter
 from edgerun.telemetry.states import StateKeeper
 from edgerun.types import EngineInfo
+from tests.publish.samples import MODEL, publication
 from tests.schemas import validate
 from tests.telemetry.test_states import seen
 
@@ -50,9 +52,11 @@ class ListBroker:
 class Desk:
     """A reporter of one stream on one engine, with everything that it looks at."""
 
-    def __init__(self, interval_s: float = 30.0) -> None:
+    def __init__(self, interval_s: float = 30.0, drift: DriftWatch | None = None) -> None:
         self.clock = FakeClock()
-        self.states = StateKeeper({"dock": "cpu"})
+        self.states = StateKeeper({"dock": "cpu"}, self.clock)
+        self.groups: dict[str, dict[str, Any]] = {}
+        self.more: dict[str, dict[str, Any]] = {}
         self.meter = StreamMeter()
         self.busy_ns = 0
         self.load = {"rss_mib": 148.04, "cpu_s": 1.0}
@@ -61,7 +65,17 @@ class Desk:
         info = EngineInfo("litert 2.3.0", "cpu", 2, fallbacks=(("edgetpu", "no device"),))
         engine = EngineReport(InstalledModel("ssd", "2", "ab" * 32), lambda: info, lambda: self.busy_ns)
         device = ReportedDevice("dock-7", "1f3a9c02", "edgerun", {"dock": ("detector",)}, {"detector": engine})
-        self.reporter = Reporter(device, self.states, ledger, lambda: self.load, self.clock, interval_s)
+        self.reporter = Reporter(
+            device,
+            self.states,
+            ledger,
+            lambda: self.load,
+            self.clock,
+            interval_s,
+            read_device=lambda: self.groups,
+            read_streams=lambda: self.more,
+            drift=drift,
+        )
         self.broker = ListBroker()
 
     def tick_after(self, seconds: float) -> list[Sent]:
@@ -152,6 +166,49 @@ def test_what_is_not_known_is_left_out() -> None:
     (sent,) = desk.broker.take()
     assert "memory" not in sent.body
     assert "busy" not in sent.body["engines"]["detector"]
+
+
+def test_what_others_know_stands_beside_what_the_meter_knows() -> None:
+    drift = DriftWatch([DriftLane("dock", "dock", MODEL.name)])
+    desk = Desk(drift=drift)
+    drift.publish(publication())
+    desk.states.set_state("dock", "stalled", "no frame for 5 s")
+    desk.states.set_state("dock", "running", "frames come again")
+    desk.states.set_fault("dock", "dark", True)
+    desk.groups = {
+        "thermal": {"soc_temp_c": 61.2, "throttled": False},
+        "memory": {"available_mib": 500.0},
+        "disk": {"/": {"free_bytes": 1000}},
+        "power": {},
+    }
+    desk.more = {"dock": {"j_per_inference": 0.11}}
+    desk.reporter.send_telemetry(desk.broker)
+    (sent,) = desk.broker.take()
+    dock = sent.body["streams"]["dock"]
+    assert (dock["stalls_1h"], dock["reconnects_1h"], dock["input"]) == (1, 1, ["dark"])
+    assert dock["drift"] == {"reference": "learning", "observations": 2}
+    assert dock["j_per_inference"] == 0.11
+    assert sent.body["memory"] == {"rss_mib": 148.0, "available_mib": 500.0}
+    assert sent.body["thermal"]["soc_temp_c"] == 61.2
+    assert "power" not in sent.body
+
+
+def test_memory_that_grows_is_told_after_a_while() -> None:
+    desk = Desk(interval_s=60)
+    slopes = []
+    for minute in range(40):
+        desk.load = {"rss_mib": 100.0 + minute / 10}
+        (sent,) = desk.tick_after(60)
+        slopes.append(sent.body["memory"].get("slope_mib_h"))
+    assert slopes[:10] == [None] * 10
+    assert slopes[-1] == pytest.approx(6, abs=0.01)
+
+
+def test_events_of_the_device_name_no_stream() -> None:
+    desk = Desk()
+    desk.reporter.send_event(desk.broker, "throttled", "the processor is too hot")
+    (sent,) = desk.broker.take()
+    assert "stream" not in sent.body
 
 
 @pytest.mark.parametrize("asleep_s", [0.0, 3.0, 1000.0])

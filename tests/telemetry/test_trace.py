@@ -17,7 +17,7 @@ from edgerun.clock import FakeClock, SystemClock
 from edgerun.errors import DeviceError
 from edgerun.meter import FATES, Account
 from edgerun.telemetry.trace import FrameEnd, Trace, trace_events
-from edgerun.types import Detection, Publication
+from edgerun.types import Detection, Publication, Stamp
 from tests.pipeline.parts import CountingSource, build
 from tests.publish.samples import MODEL, publication
 
@@ -116,12 +116,12 @@ def test_what_the_account_counts_is_told_with_or_without_its_number() -> None:
     kept, account = trace(), Account()
     account.watch = kept.watch("dock", "ssd")
     account.end("skipped")
-    account.end("superseded", seq=3, captured_ns=900_000_000)
-    account.end("failed", "engine", seq=4)
+    account.end("superseded", stamp=Stamp("dock", 3, 900_000_000, 1.8e9))
+    account.end("failed", "engine")
     account.end("published")
     events = events_of(kept)
     assert [(event["ph"], event["name"]) for event in events if event["ph"] != "M"] == [
-        ("b", "frame"), ("i", "skipped"), ("i", "failed"), ("e", "frame"),
+        ("b", "frame"), ("i", "skipped"), ("e", "frame"), ("i", "failed"),
     ]  # fmt: skip
     assert frames(events)[0]["args"] == {"fate": "superseded", "seq": 3, "model": "ssd", "age_ms": 100}
     assert next(event for event in events if event["name"] == "failed")["args"]["reason"] == "engine"
@@ -197,7 +197,7 @@ def test_the_ring_is_bounded_and_the_last_seconds_are_the_last() -> None:
     account.watch = kept.watch("dock", "ssd")
     for number in range(1000):
         clock.advance(0.1)
-        account.end("skipped", seq=number, captured_ns=clock.mono_ns() - 1000)
+        account.end("skipped", stamp=Stamp("dock", number, clock.mono_ns() - 1000, 1.8e9))
     assert [end.seq for end in kept.ends()] == list(range(950, 1000))
     assert [end.seq for end in kept.ends(1.05)] == list(range(989, 1000))
     assert len(frames(events_of(kept, 1.05))) == 11

@@ -34,7 +34,7 @@ def anchors() -> np.ndarray:
 
 
 class Detector:
-    """Input 1×300×300×3 int8 (scale 1/127.5, zero point 0: pixel − 128), one thread."""
+    """Input 1×300×300×3 float32 in -1..1, one thread."""
 
     def __init__(self, model: str, labels: str | None) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -51,7 +51,9 @@ class Detector:
     def set_input(self, frame: np.ndarray) -> None:
         """`frame`: H×W×3 uint8, BGR."""
         small = cv2.cvtColor(cv2.resize(frame, (self.width, self.height)), cv2.COLOR_BGR2RGB)
-        tensor = (small ^ 0x80).view(np.int8)  # pixel − 128
+        tensor = small.astype(np.float32)
+        tensor -= 127.5
+        tensor /= 127.5
         self.interpreter.set_tensor(self.input, tensor[None])
 
     def detect(self, frame: np.ndarray) -> list[dict[str, Any]]:

@@ -95,6 +95,7 @@ class Bench:
             "when": datetime.date.today().isoformat(),
             "machine": machine(self.cpus),
             "versions": versions(),
+            "model": "ssd-mobilenet-v2-oid 2, mixed precision",
             "settings": {
                 "seconds": self.args.seconds,
                 "rounds": self.args.rounds,

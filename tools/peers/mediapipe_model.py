@@ -1,7 +1,7 @@
 """The bundled detector as MediaPipe Tasks can load it: `mediapipe_model.py MODEL LABELS OUT`.
 
-Its weights and its arithmetic stay. MediaPipe takes uint8 or float32 pictures, the detector int8: a QUANTIZE in front
-turns one into the other (value − 128). And MediaPipe wants metadata: what the outputs are, the anchors, the labels.
+Its weights and its arithmetic stay. MediaPipe wants metadata: how pixels are normalised, what the outputs are, the
+anchors, the labels.
 MediaPipe's own metadata writers cannot be imported from its wheel (1.2.2: `No module named 'mediapipe.tasks.cc'`), so
 the tables of `metadata_schema.fbs` and `object_detector_metadata_schema.fbs` are filled in here.
 """
@@ -32,7 +32,7 @@ _CUSTOM = "DETECTOR_METADATA"
 def main() -> None:
     source, labels, target = map(Path, sys.argv[1:])
     model = read(source.read_bytes())
-    put_quantize_in_front(model)
+    model.signatureDefs = []  # it wants the names that metadata gives
     names = labels.read_text().strip().split("\n")
     add_buffer(model, "TFLITE_METADATA", metadata(len(names)))
     content = io.BytesIO(packed(model, b"TFL3"))
@@ -56,28 +56,6 @@ def packed(table: Any, identifier: bytes) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(table.Pack(builder), identifier)
     return bytes(builder.Output())
-
-
-def put_quantize_in_front(model: Any) -> None:
-    graph = model.subgraphs[0]
-    inside = graph.inputs[0]
-    tensor = tfl.TensorT()
-    tensor.name, tensor.shape = b"image", list(graph.tensors[inside].shape)
-    tensor.type, tensor.buffer = tfl.TensorType.UINT8, 0
-    tensor.quantization = tfl.QuantizationParametersT()
-    tensor.quantization.scale = list(graph.tensors[inside].quantization.scale)
-    tensor.quantization.zeroPoint = [128]
-    graph.tensors.append(tensor)
-    code = tfl.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = tfl.BuiltinOperator.QUANTIZE
-    code.version = 1
-    model.operatorCodes.append(code)
-    operator = tfl.OperatorT()
-    operator.opcodeIndex = len(model.operatorCodes) - 1
-    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [inside]
-    graph.operators.insert(0, operator)
-    graph.inputs = [len(graph.tensors) - 1]
-    model.signatureDefs = []  # they name the old input
 
 
 def add_buffer(model: Any, name: str, data: bytes) -> None:
@@ -124,7 +102,7 @@ def image_tensor() -> Any:
     unit = md.ProcessUnitT()
     unit.optionsType = md.ProcessUnitOptions.NormalizationOptions
     unit.options = md.NormalizationOptionsT()
-    unit.options.mean, unit.options.std = [127.5], [127.5]  # not used for uint8, but must be there
+    unit.options.mean, unit.options.std = [127.5], [127.5]
     tensor.processUnits = [unit]
     return tensor
 

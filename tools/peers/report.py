@@ -100,13 +100,17 @@ def render(saved: dict[str, Any]) -> str:
     return "\n".join(part for part in parts if part)
 
 
+_FIRST_MODEL = "ssd-mobilenet-v2-oid, int8"
+"""What ran before runs said so."""
+
+
 def _head(run: Run) -> str:
     saved, settings = run.saved, run.saved["settings"]
     libraries = ", ".join(f"{name} {number}" for name, number in saved["versions"].items())
     lines = [
         f"# edgerun and its peers, {saved['when']}\n",
         f"{saved['machine'][:1].upper()}{saved['machine'][1:]}. {libraries}. One HTTP-MJPEG camera of 768×576, one "
-        "detector (ssd-mobilenet-v2-oid, int8, 300×300), one inference thread; "
+        f"detector ({saved.get('model', _FIRST_MODEL)}, 300×300), one inference thread; "
         f"{settings['rounds']} rounds of {settings['seconds']:g} s each, alternating. What stands behind each row and "
         "how it was measured: [README](README.md).\n",
         f"1× is the bare loop's rate, {settings['rate']:.0f} results/s here. A cell is the median over the rounds "

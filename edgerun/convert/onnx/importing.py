@@ -29,6 +29,9 @@ _TOLERANCE = 1e-3
 """Largest difference from the original that simplification may make, as a share of the output's largest value."""
 
 
+_NAMED = 5
+
+
 class ImportOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`shapes`: input name → its sides, batch included, for inputs whose sides beyond the batch are left open."""
 
@@ -46,8 +49,9 @@ def read(path: Path, workdir: Path, options: ImportOptions | None = None) -> Net
     onnx = tools()
     content = _content(path)
     structure = read_onnx(content, str(path))
-    _check_ops(structure.ops, structure.custom_ops, path)
+    _check_ops(structure.ops, path)
     model = _load(content, path)
+    _check_custom(model, structure.custom_ops, path)
     notes = []
     notes += _drop_listed_constants(model)
     notes += _widen(model)
@@ -104,7 +108,7 @@ def _beside(path: Path, name: str) -> bytes:
         raise ModelError("it cannot be read", where=path.parent / inside, got=error.strerror or error) from error
 
 
-def _check_ops(ops: Mapping[str, int], custom: tuple[str, ...], path: Path) -> None:
+def _check_ops(ops: Mapping[str, int], path: Path) -> None:
     quantised = {name: count for name, count in ops.items() if name in _QUANTISED or name.startswith("QLinear")}
     if quantised:
         raise ModelError(
@@ -114,14 +118,22 @@ def _check_ops(ops: Mapping[str, int], custom: tuple[str, ...], path: Path) -> N
             got=", ".join(f"{count} {name}" for name, count in sorted(quantised.items())),
             remedy="convert the float export it was made from; `edgerun bench` measures this one as it is",
         )
-    if custom:
-        raise ModelError(
-            "the model needs operators that ONNX Runtime does not have",
-            where=path,
-            expected="operators of the ONNX standard",
-            got=", ".join(map(shown, custom)),
-            remedy="export it without them: post-processing such as NMS belongs behind the model, edgerun brings it",
-        )
+
+
+def _check_custom(model: Any, custom: tuple[str, ...], path: Path) -> None:
+    """Raises `ModelError` that names the nodes of operators (`domain:kind`) which no runtime here has."""
+    if not custom:
+        return
+    nodes = [node for node in model.graph.node if f"{node.domain}:{node.op_type}" in custom]
+    named = [f"{shown(node.op_type)} {shown(node.name or node.output[0])}" for node in nodes]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    raise ModelError(
+        "the model needs operators that ONNX Runtime does not have",
+        where=path,
+        expected="operators of the ONNX standard",
+        got=f"{', '.join(map(shown, custom))}: {', '.join(named[:_NAMED]) or 'in an inner graph'}{more}",
+        remedy="export it without them: post-processing such as NMS belongs behind the model, edgerun brings it",
+    )
 
 
 def _load(content: bytes, path: Path) -> Any:
@@ -289,7 +301,8 @@ def _compare(first: Any, model: Any, path: Path) -> list[str]:
     worst = 0.0
     for was, now in zip(first.run(None, feeds), second.run(None, feeds), strict=True):
         if isinstance(was, np.ndarray) and was.dtype.kind == "f" and was.size and np.isfinite(was).all():
-            worst = max(worst, float(np.abs(was - now).max() / max(np.abs(was).max(), 1e-6)))
+            gap = float(np.abs(was - now).max() / max(np.abs(was).max(), 1e-6))
+            worst = max(worst, gap if np.isfinite(gap) else np.inf)
     if worst > _TOLERANCE:
         raise ModelError(
             "the simplified model does not give what the original gives",

@@ -36,8 +36,13 @@ def bars(title: str, rows: Sequence[Bar], note: str = "") -> Markup | None:
 
 
 def layers(chosen: Sequence[LayerChoice]) -> Markup:
-    """How sensitive each layer is, its part of the work and the precision it has: a chart, and the same as tables."""
+    """How sensitive each layer is, its part of the work and the precision it has: a chart, and the same as tables.
+
+    Without a sensitivity of any layer there is no chart: it would look like one of zeros.
+    """
     total = sum(one.layer.macs for one in chosen) or 1
+    if not measured(chosen):
+        return _table(chosen, total)
     legend = tag(
         "p",
         tag("span", class_="key result"),
@@ -49,6 +54,15 @@ def layers(chosen: Sequence[LayerChoice]) -> Markup:
         class_="quiet",
     )
     chart = tag("div", _chart(chosen, total), class_="scroll", tabindex="0", role="region", aria_label="layer chart")
+    return join(legend, chart, _table(chosen, total))
+
+
+def measured(chosen: Sequence[LayerChoice]) -> bool:
+    """Whether the sensitivity of any layer is known."""
+    return any(one.sqnr_db is not None for one in chosen)
+
+
+def _table(chosen: Sequence[LayerChoice], total: int) -> Markup:
     ranked = sorted(chosen, key=lambda one: (is_int8(one), math.inf if one.sqnr_db is None else one.sqnr_db))
     header = ("layer", "operator", "precision", "SQNR, dB", "share of MACs", "weights")
     rows = [
@@ -62,14 +76,16 @@ def layers(chosen: Sequence[LayerChoice]) -> Markup:
         )
         for one in ranked
     ]
-    caption = "Layers in higher precision first, then the most sensitive"
+    caption = (
+        "Layers in higher precision first, then the most sensitive" if measured(chosen) else "In order of execution"
+    )
     shown = table(caption, header, list(rows[:_ROWS]), numbers=3)
     rest = None
     if len(rows) > _ROWS:
         count = len(rows) - _ROWS
         inside = table("The other layers", header, list(rows[_ROWS:]), numbers=3)
         rest = tag("details", tag("summary", f"the other {count} layers"), inside)
-    return join(legend, chart, shown, rest)
+    return join(shown, rest)
 
 
 def is_int8(one: LayerChoice) -> bool:

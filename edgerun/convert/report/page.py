@@ -8,7 +8,7 @@ from typing import Any
 
 from edgerun.bench.samples import Spread
 from edgerun.convert.parts import ClassQuality, Measured, Outcome, Quality
-from edgerun.convert.report.charts import Bar, bars, is_int8, layers
+from edgerun.convert.report.charts import Bar, bars, is_int8, layers, measured
 from edgerun.convert.report.markup import Content, Markup, join, percent, table, tag
 from edgerun.convert.report.pictures import Example
 
@@ -72,7 +72,7 @@ def _head(outcome: Outcome, ratios: Ratios) -> Markup:
         tag("p", f"Gate: {outcome.gate}"),
         class_=f"verdict {word.lower()}",
     )
-    facts = f"{outcome.source} → {outcome.format}, {_PRECISIONS[outcome.precision]}; task: {outcome.task}"
+    facts = f"{Path(outcome.source).name} → {outcome.format}, {_PRECISIONS[outcome.precision]}; task: {outcome.task}"
     return join(tag("h1", outcome.name), tag("p", facts, class_="quiet"), banner)
 
 
@@ -166,7 +166,10 @@ def _classes(classes: Sequence[ClassQuality]) -> Markup | None:
     if not classes:
         return None
     header = ("class", "in the original", "of these kept", "kept", "extra")
-    ranked = sorted(classes, key=lambda one: (one.kept / one.reference if one.reference else 2.0, -one.reference))
+    whole = [one.kept == one.reference and not one.extra for one in classes]
+    order = [one.kept / one.reference if one.reference else 2.0 for one in classes]
+    places = sorted(range(len(classes)), key=lambda at: (whole[at], order[at], -classes[at].reference))
+    ranked = [classes[at] for at in places]
     rows: list[tuple[Content, ...]] = [
         (
             one.name,
@@ -177,11 +180,16 @@ def _classes(classes: Sequence[ClassQuality]) -> Markup | None:
         )
         for one in ranked
     ]
+    changed = sum(one.kept != one.reference or one.extra > 0 for one in ranked)
+    shown = len(rows) if len(rows) <= _CLASSES else min(changed, _CLASSES)
+    first: Content = table("The class that lost most first", header, rows[:shown])
+    if not shown:
+        first = tag("p", f"None of the {len(rows)} classes lost or gained anything.")
     rest = None
-    if len(rows) > _CLASSES:
-        inside = table("The other classes", header, rows[_CLASSES:])
-        rest = tag("details", tag("summary", f"the other {len(rows) - _CLASSES} classes"), inside)
-    return join(tag("h3", "Class by class"), table("The class that lost most first", header, rows[:_CLASSES]), rest)
+    if len(rows) > shown:
+        said = f"the other {len(rows) - shown} classes" if shown else "all classes"
+        rest = tag("details", tag("summary", said), table("The other classes", header, rows[shown:]))
+    return join(tag("h3", "Class by class"), first, rest)
 
 
 def _worst(examples: Sequence[Example]) -> Markup | None:
@@ -231,8 +239,12 @@ def _layers(outcome: Outcome) -> Markup | None:
     macs = sum(one.layer.macs for one in kept)
     said = (
         f"{len(kept)} of {len(outcome.layers)} layers stay in higher precision; they do {percent(macs / total)} of the "
-        "multiply-accumulates. SQNR: how far the outputs stand above the error when that layer alone is quantised."
+        "multiply-accumulates. "
     )
+    if measured(outcome.layers):
+        said += "SQNR: how far the outputs stand above the error when that layer alone is quantised."
+    else:
+        said += "How sensitive each one is was not measured: there was nothing to choose by it."
     return join(tag("h2", "Layer by layer"), tag("p", said), layers(outcome.layers))
 
 
@@ -253,7 +265,9 @@ def _advice(outcome: Outcome) -> Markup | None:
 
 def _repeat(outcome: Outcome) -> Markup:
     rows: list[tuple[Content, ...]] = [(name, tag("code", text)) for name, text in _flat(outcome.repeat)]
-    rows += [(f"tool: {name}", tag("code", version)) for name, version in outcome.original.tools.items()]
+    told = outcome.repeat.get("tools", {})
+    tools = [(name, version) for name, version in outcome.original.tools.items() if told.get(name) != version]
+    rows += [(f"tool: {name}", tag("code", version)) for name, version in tools]
     if outcome.bundle is not None:
         rows.append(("bundle", tag("code", str(outcome.bundle))))
     notes = [tag("li", note) for note in outcome.original.notes]

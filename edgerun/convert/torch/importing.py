@@ -193,9 +193,10 @@ def _difference(loaded: Loaded, path: Path, expected: Sequence[TorchTensor]) -> 
     worst = 0.0
     for got, want in zip(session.run(None, feeds), expected, strict=True):
         reference = want.detach().numpy()
-        if got.shape != reference.shape:
+        if got.shape != reference.shape or not np.array_equal(np.isnan(got), np.isnan(reference)):
             return float("inf")
         if got.size:
-            gap = np.max(np.abs(got.astype(np.float64) - reference.astype(np.float64)))
-            worst = max(worst, float(gap) / max(float(np.max(np.abs(reference))), 1e-6))
+            with np.errstate(invalid="ignore"):  # of two infinities
+                gap = np.nanmax(np.abs(got.astype(np.float64) - reference.astype(np.float64)), initial=0.0)
+            worst = max(worst, float(gap) / max(float(np.nanmax(np.abs(reference), initial=0.0)), 1e-6))
     return worst

@@ -19,7 +19,15 @@ Component = dict[str, Any]
 OPERATOR_EVENTS = ("stalled", "paused", "ended", "degraded", "running", "fell_back", "recovered", "lost", "throttled")
 """Kinds of events about the device that have a name of their own in Home Assistant; the rest is `other`."""
 _STATES = ["running", "stalled", "paused", "degraded", "ended"]
-_UPDATE_KEYS = "installed_version latest_version title release_summary release_url entity_picture in_progress".split()
+_UPDATE_KEYS = (
+    "installed_version",
+    "latest_version",
+    "title",
+    "release_summary",
+    "release_url",
+    "entity_picture",
+    "in_progress",
+)
 _MISSED = 3  # telemetry messages that may be lost before a value counts as unknown: QoS 0 may lose one
 _SHORTEST_EXPIRY_S = 10
 

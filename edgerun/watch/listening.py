@@ -1,0 +1,116 @@
+"""The watcher's own connection: it publishes nothing, has no will, and is no device."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from edgerun.broker import ending as endings
+from edgerun.broker.link import load_paho
+from edgerun.broker.options import BrokerOptions, parse_address
+from edgerun.broker.tls import tls_context
+from edgerun.errors import BrokerError, EdgerunError
+
+_log = logging.getLogger(__name__)
+
+_KINDS = ("status", "info", "state/+", "telemetry", "event")
+_LONGEST_PACKET = 2 << 20  # an MQTT 5 broker keeps longer messages to itself
+_RECONNECT_S = (1, 30)
+
+
+class Listener:
+    """Brings what devices say to `take(topic, payload)`, called by the thread of paho. Reconnects by itself.
+
+    `options.client_id` is not used: a watcher has a name of its own. `device`: only that one's messages.
+    """
+
+    def __init__(self, options: BrokerOptions, take: Callable[[str, bytes], None], device: str | None = None) -> None:
+        self._options, self._take = options, take
+        self._address = parse_address(options.url)
+        self._filters = [f"{options.prefix}/{device or '+'}/{kind}" for kind in _KINDS]
+        self._answered = threading.Event()
+        self._subscribed = threading.Event()
+        self._refusal: tuple[int, str] | None = None
+        self._client: Any = None
+        self.connected = False
+
+    def start(self) -> None:
+        """Connect and subscribe. Raises `BrokerError` when that fails, `MissingError` without paho, `ConfigError`."""
+        paho = load_paho()
+        self._try(paho, paho.MQTTv5)
+        if self._refusal is not None and self._refusal[0] == endings.UNSUPPORTED_VERSION:
+            self.stop()
+            self._try(paho, paho.MQTTv311)
+        if self._refusal is not None:
+            error: BrokerError = endings.refused(self._options, self._address, *self._refusal).error
+        elif not self._answered.is_set() or not self._subscribed.wait(self._options.connect_timeout_s):
+            error = endings.no_connack(self._options, self._address).error
+        else:
+            return
+        self.stop()
+        raise error
+
+    def stop(self) -> None:
+        """Disconnect. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.disconnect()
+            client.loop_stop()
+
+    def _try(self, paho: Any, protocol: int) -> None:
+        self._refusal = None
+        self._answered.clear()
+        options = self._options
+        client = self._client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2,
+            client_id=f"edgerun-watch-{secrets.token_hex(4)}",
+            protocol=protocol,
+            transport="websockets" if self._address.websocket else "tcp",
+        )
+        client.suppress_exceptions = True
+        client.connect_timeout = options.connect_timeout_s
+        client.reconnect_delay_set(*_RECONNECT_S)
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_message, client.on_subscribe = self._on_message, lambda *_: self._subscribed.set()
+        if options.username is not None or options.password is not None:
+            client.username_pw_set(options.username, options.password.reveal() if options.password else None)
+        if self._address.websocket:
+            client.ws_set_options(path=self._address.path)
+        how: dict[str, Any] = {"keepalive": options.keepalive_s}
+        if protocol == paho.MQTTv5:
+            from paho.mqtt.packettypes import PacketTypes
+            from paho.mqtt.properties import Properties
+
+            how["properties"] = Properties(PacketTypes.CONNECT)
+            how["properties"].MaximumPacketSize = _LONGEST_PACKET
+        try:
+            if self._address.tls:
+                client.tls_set_context(tls_context(options))
+                client.tls_insecure_set(options.insecure)
+            client.connect(self._address.host, self._address.port, **how)
+        except (OSError, EdgerunError) as error:
+            raise endings.cannot_connect(options, self._address, error).error from error
+        client.loop_start()
+        self._answered.wait(options.connect_timeout_s)
+
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            self._refusal = code.value, str(code)
+            client.disconnect()  # else it would try for ever
+        else:
+            self.connected = True
+            client.subscribe([(one, 1) for one in self._filters])
+        self._answered.set()
+
+    def _on_disconnect(self, *_: Any) -> None:
+        self.connected = False
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # paho hands over what no broker should let through
+            return
+        self._take(topic, bytes(message.payload))

@@ -1,0 +1,335 @@
+"""What is tried under a real systemd, from the inside: run as root, by a unit, in the tree that tools/test-systemd boots.
+
+Nothing but the standard library of the tree's Python. Each scenario is a line `EDGERUN-TEST {json}` on the console.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+EDGERUN = "/opt/edgerun/bin/edgerun"
+UNIT = "edgerun.service"
+RUN = Path("/run/edgerun")
+WATCHDOG_S = 6
+CONFIG = """\
+[device]
+id = "box"
+[mqtt]
+url = "mqtt://127.0.0.1:1"
+password = { credential = "mqtt-password" }
+[models.detector]
+path = "ssd-mobilenet-v2-oid"
+threads = 1
+[streams.dock]
+source = { kind = "synthetic", fps = 5 }
+model = "detector"
+[streams.silent]
+source = { kind = "synthetic", fps = 5 }
+model = "detector"
+"""
+TESTING = f"""\
+[Service]
+Environment=PYTHONPATH=/edgerun-test/faults PYTHONDONTWRITEBYTECODE=1
+WatchdogSec={WATCHDOG_S}
+RestartSec=1
+"""
+_never = __import__("threading").Event()
+
+
+class Failed(Exception):
+    """A scenario did not go as it should."""
+
+
+def sh(*words: str, ok: bool = True) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    if ok and done.returncode:
+        raise Failed(f"{' '.join(words)}: {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def show(key: str, unit: str = UNIT) -> str:
+    return sh("systemctl", "show", "--value", f"--property={key}", unit).strip()
+
+
+def wait_for(what: str, condition: Callable[[], object], limit_s: float) -> float:
+    """Poll until it is true; returns how long it took."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > limit_s:
+            raise Failed(f"{what} did not come true within {limit_s:g} s: {state()}")
+        _never.wait(0.02)
+    return time.monotonic() - began
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise Failed(f"{what}: expected {wanted!r}, got {found!r}")
+
+
+def state(unit: str = UNIT) -> str:
+    keys = "ActiveState,SubState,Result,NRestarts,StatusText,ExecMainStatus"
+    return " ".join(sh("systemctl", "show", f"--property={keys}", unit, ok=False).split())
+
+
+def journal(since: float) -> str:
+    return sh("journalctl", "--no-pager", "-o", "cat", "-u", UNIT, "--since", f"@{since:.6f}")
+
+
+def results_flow(unit: str = UNIT) -> bool:
+    found = re.search(r"([\d.]+) results/s", show("StatusText", unit))
+    return bool(found) and float(found[1]) > 1
+
+
+def up(unit: str = UNIT) -> bool:
+    return show("ActiveState", unit) == "active"
+
+
+def restarted_by(fault: Callable[[], object], limit_s: float) -> tuple[float, float, str]:
+    """Seconds from the fault until systemd noticed, and until it is up again; the journal meanwhile."""
+    restarts, since, pid = int(show("NRestarts")), time.time(), show("MainPID")
+    fault()
+    gone_s = wait_for("its end", lambda: show("MainPID") != pid, limit_s)
+    up_s = wait_for("a restart", lambda: up() and int(show("NRestarts")) > restarts, 60)
+    return gone_s, gone_s + up_s, journal(since)
+
+
+# the scenarios; each returns what is to be told
+
+
+def install() -> str:
+    Path("/etc/edgerun").mkdir(exist_ok=True)
+    Path("/etc/edgerun/edgerun.toml").write_text(CONFIG)
+    Path("/etc/credstore").mkdir(exist_ok=True)
+    Path("/etc/credstore/edgerun.mqtt-password").write_text("secret\n")
+    sh(EDGERUN, "service", "install")  # its user owns what the drop-in's code reads
+    sh("chgrp", "-R", "edgerun", "/etc/edgerun")
+    drop_in = Path(f"/etc/systemd/system/{UNIT}.d/90-test.conf")
+    drop_in.write_text(TESTING)
+    told = sh(EDGERUN, "service", "install", "--now")
+    expect("user", sh("ps", "-o", "user=", "-p", show("MainPID")).strip(), "edgerun")
+    if "unchanged" not in told or "written" in told:
+        raise Failed(f"a second install wrote: {told}")
+    if "ready" not in journal(0) and not show("StatusText"):
+        raise Failed("no status was told")
+    sh(EDGERUN, "service", "status")
+    return f"status {show('StatusText')!r}"
+
+
+def start() -> str:
+    sh("systemctl", "stop", UNIT)
+    began = time.monotonic()
+    sh("systemctl", "start", UNIT)
+    took = time.monotonic() - began
+    expect("state", up(), True)
+    wait_for("results", results_flow, 30)
+    return f"start to READY=1 {took:.2f} s; then {show('StatusText')!r}"
+
+
+def quiet_things_are_no_hang() -> str:
+    restarts, pinged = show("NRestarts"), show("WatchdogTimestampMonotonic")
+    wait_for("a moment", lambda began=time.monotonic(): time.monotonic() - began > 4 * WATCHDOG_S, 60)
+    expect("restarts", show("NRestarts"), restarts)
+    if int(show("WatchdogTimestampMonotonic")) <= int(pinged):
+        raise Failed("no ping came")
+    text = show("StatusText")
+    if "broker away" not in text or "stalled" not in text:
+        raise Failed(f"the status does not tell it: {text!r}")
+    return f"a silent camera and an absent broker for {4 * WATCHDOG_S} s: no restart; status {text!r}"
+
+
+def hang(fault: str, name: str | None) -> Callable[[], str]:
+    def scenario() -> str:
+        noticed_s, up_s, log = restarted_by((RUN / fault).touch, 3 * WATCHDOG_S)
+        if "watchdog" not in log.lower():
+            raise Failed(f"not ended by the watchdog: {log[-2000:]}")
+        if name is not None and f"{name}: no progress for" not in log:
+            raise Failed(f"{name} is not named: {log[-2000:]}")
+        if "Fatal Python error: Aborted" not in log:
+            raise Failed(f"no stacks in the journal: {log[-2000:]}")
+        return f"ended after {noticed_s:.1f} s (WatchdogSec={WATCHDOG_S}), up again after {up_s:.1f} s, stacks in the journal"
+
+    return scenario
+
+
+def killed(number: signal.Signals) -> Callable[[], str]:
+    def scenario() -> str:
+        pid = int(show("MainPID"))
+        _, up_s, _ = restarted_by(lambda: os.kill(pid, number), 10)
+        return f"up again after {up_s:.1f} s (RestartSec=1)"
+
+    return scenario
+
+
+def reload() -> str:
+    pid, restarts = show("MainPID"), show("NRestarts")
+    sh("systemctl", "reload", UNIT)
+    wait_for("results", results_flow, 30)
+    expect("process", (show("MainPID"), show("NRestarts"), up()), (pid, restarts, True))
+    return "the same process goes on"
+
+
+def stop() -> str:
+    began = time.monotonic()
+    sh("systemctl", "stop", UNIT)
+    took = time.monotonic() - began
+    expect("result", (show("Result"), show("ExecMainStatus")), ("success", "0"))
+    if took > 5:
+        raise Failed(f"it took {took:.1f} s")
+    expect("runtime folder", RUN.exists(), False)
+    sh("systemctl", "start", UNIT)
+    return f"{took:.2f} s with the broker unreachable, exit code 0"
+
+
+def child_process() -> str:
+    Path("/etc/edgerun/hosted").touch()
+    Path("/etc/edgerun/hosted").chmod(0o644)
+    sh("systemctl", "restart", UNIT)
+    wait_for("results", results_flow, 30)
+    tasks = sh("pgrep", "-c", "-u", "edgerun").strip()
+    expect("processes", tasks, "2")
+    child = sh("pgrep", "-u", "edgerun", "-f", "edgerun.infer.child").split()[0]
+    Path("/etc/edgerun/hosted").unlink()
+    sh("systemctl", "restart", UNIT)
+    wait_for("the child's end", lambda: not Path(f"/proc/{child}").exists(), 10)
+    return "memfd, socket pair and a new process work in the sandbox; none is left behind"
+
+
+def strict_wx() -> str:
+    sh(EDGERUN, "service", "install", "--strict-wx", "--now")
+    expect("setting", show("MemoryDenyWriteExecute"), "yes")
+    wait_for("results", results_flow, 30)
+    sh(EDGERUN, "service", "install", "--now")
+    expect("setting", show("MemoryDenyWriteExecute"), "no")
+    return "LiteRT on the CPU runs with MemoryDenyWriteExecute=yes"
+
+
+def credential() -> str:
+    Path("/etc/credstore/edgerun.mqtt-password").rename("/etc/credstore/away")
+    since = time.time()
+    sh("systemctl", "restart", UNIT, ok=False)
+    wait_for("its complaint", lambda: "no password there" in journal(since), 20)
+    Path("/etc/credstore/away").rename("/etc/credstore/edgerun.mqtt-password")
+    took = wait_for("a start", lambda: up() and results_flow(), 60)
+    return f"without its password it says so and tries again; {took:.1f} s after the file came it runs"
+
+
+def sandbox() -> str:
+    pid = show("MainPID")
+    status = Path(f"/proc/{pid}/status").read_text()
+    expect("capabilities", re.findall(r"Cap(?:Eff|Bnd|Amb):\s+(\w+)", status), ["0" * 16] * 3)
+    expect("NoNewPrivs", re.findall(r"NoNewPrivs:\s+(\d)", status), ["1"])
+    expect("seccomp", re.findall(r"Seccomp:\s+(\d)", status), ["2"])
+    write = ["nsenter", "-t", pid, "-m", "--", "sh", "-c"]
+    for path in ("/etc/x", "/opt/x", "/var/x", "/sys/x"):
+        if not subprocess.run([*write, f"touch {path}"], capture_output=True, check=False).returncode:
+            raise Failed(f"{path} can be written")
+    expect("home", sh(*write, "ls /home | wc -l").strip(), "0")
+    exposure = sh("systemd-analyze", "security", "--no-pager", UNIT).strip().splitlines()[-1]
+    score = float(re.findall(r"(\d+\.\d)", exposure)[0])
+    if score > 2.3:
+        raise Failed(exposure)
+    return f"no capability, system calls filtered, all but state, cache and run read-only; exposure {score}"
+
+
+def instance() -> str:
+    Path("/etc/edgerun/yard.toml").write_text(CONFIG.replace('"box"', '"yard"'))
+    sh("chgrp", "edgerun", "/etc/edgerun/yard.toml")
+    sh(EDGERUN, "service", "install", "--instance", "yard", "--now")
+    expect("state", up("edgerun@yard.service"), True)
+    wait_for("results", lambda: show("StatusText", "edgerun@yard.service"), 30)
+    expect("folders", Path("/var/lib/edgerun/yard").is_dir() and Path("/run/edgerun/yard").is_dir(), True)
+    both = json.loads(sh(EDGERUN, "service", "status", "--json"))["units"]
+    expect("active", [unit["active"] for unit in both], ["active", "active"])
+    sh(EDGERUN, "service", "uninstall", "--instance", "yard")
+    expect("state", up("edgerun@yard.service"), False)
+    expect("the other", up(), True)
+    return "two at once, each with its state; one goes, the other stays"
+
+
+def uninstall() -> str:
+    pid = int(show("MainPID"))
+    told = sh(EDGERUN, "service", "uninstall")
+    expect("process", Path(f"/proc/{pid}").exists(), False)
+    expect("unit", show("LoadState"), "not-found")
+    expect("config", Path("/etc/edgerun/edgerun.toml").exists(), True)
+    return f"{told.count('removed')} files removed; config and state stay"
+
+
+def boots_by_itself() -> str:
+    """On a root that cannot be written, with /var and /run in memory."""
+    took = wait_for("its start at boot", lambda: up() and results_flow(), 60)
+    if os.access("/etc", os.W_OK) and not subprocess.run(["touch", "/etc/x"], check=False).returncode:
+        raise Failed("the root is not read-only")
+    restarts = show("NRestarts")
+    expect("restarts", restarts, "0")
+    return f"up and giving results {took:.1f} s after this test began"
+
+
+def out_of_memory() -> str:
+    kind = sh("stat", "-fc", "%T", "/sys/fs/cgroup").strip()
+    expect("cgroups", kind, "cgroup2fs")
+    Path(f"/etc/systemd/system/{UNIT}.d/95-memory.conf").write_text("[Service]\nMemoryMax=500M\nMemorySwapMax=0\n")
+    sh("systemctl", "daemon-reload")
+    sh("systemctl", "restart", UNIT)
+    wait_for("results", results_flow, 120)
+    _, up_s, log = restarted_by((RUN / "leak").touch, 120)
+    if "oom" not in log.lower():
+        raise Failed(f"not ended for its memory: {log[-2000:]}")
+    return f"killed at MemoryMax=, up again after {up_s:.1f} s; the rest of the system goes on"
+
+
+BOOT = {
+    "install": install,
+    "start": start,
+    "sandbox": sandbox,
+    "silent camera, absent broker": quiet_things_are_no_hang,
+    "hung worker": hang("hang", "worker:detector"),
+    "hung worker that holds the interpreter's lock": hang("hang-gil", None),
+    "hung decoder in a capture thread": hang("stuck", "capture:dock"),
+    "spinning driver in a capture thread": hang("spin", "capture:dock"),
+    "SIGSEGV": killed(signal.SIGSEGV),
+    "SIGKILL": killed(signal.SIGKILL),
+    "reload": reload,
+    "stop": stop,
+    "engine in a process of its own": child_process,
+    "strict W^X": strict_wx,
+    "password as a credential": credential,
+    "second instance": instance,
+    "uninstall": uninstall,
+}
+READ_ONLY = {"read-only root": boots_by_itself}
+MEMORY = {"install": install, "out of memory": out_of_memory}
+
+
+def tell(**what: object) -> None:
+    line = f"EDGERUN-TEST {json.dumps(what)}\n"
+    with open("/dev/console", "w") as console:
+        console.write(line)
+
+
+def main() -> None:
+    scenarios = {"boot": BOOT, "read-only": READ_ONLY, "memory": MEMORY}[sys.argv[1]]
+    tell(systemd=sh("systemctl", "--version").splitlines()[0])
+    for name, scenario in scenarios.items():
+        began = time.monotonic()
+        try:
+            told, ok = scenario(), True
+        except Exception as error:  # told, and the others are tried
+            told, ok = f"{type(error).__name__}: {error}", False
+        tell(name=name, ok=ok, told=told, seconds=round(time.monotonic() - began, 1))
+        if not ok:
+            tell(journal=sh("journalctl", "--no-pager", "-n", "40", "-o", "short-monotonic", ok=False)[-4000:])
+    tell(done=True)
+    sh("systemctl", "poweroff", "--no-block")
+
+
+if __name__ == "__main__":
+    main()
