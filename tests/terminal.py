@@ -46,6 +46,10 @@ class Screen:
         """Keys as tmux names them: q, C-c, Down."""
         subprocess.run([*self._tmux, "send-keys", "-t", self._pane, *keys], check=True)
 
+    def resize(self, columns: int, rows: int) -> None:
+        size = ["-x", str(columns), "-y", str(rows)]
+        subprocess.run([*self._tmux, "resize-window", "-t", self._pane, *size], check=True)
+
 
 @contextlib.contextmanager
 def tmux(command: str, folder: Path, columns: int = 80, rows: int = 24) -> Iterator[Screen]:

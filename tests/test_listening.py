@@ -177,13 +177,24 @@ WAV = 'source = { kind = "wav", path = "/dev/null"'
     ("stream", "what"),
     [
         ('source = "synthetic"', "does not take what this source gives"),
-        (WAV + ", window_samples = 400 }", "another length than the model takes; expected 480; got 400"),
-        (WAV + ", hop_samples = 160 }", "without overlap; expected 480; got 160"),
+        (WAV + ", window_samples = 400 }", "another length than the model takes; expected window_samples 480; got 400"),
+        (WAV + ", hop_samples = 160 }", "one behind the other; expected 480; got 160"),
         (WAV + " }\nmax_fps = 3", "max_fps has no meaning for samples"),
         (WAV + " }\ngate = {}", "takes no gate"),
         (WAV + " }\nactivity = {}", "not read by vad"),
         (WAV + " }\nregion = [0, 0, 0.5, 0.5]", "region has no meaning for samples"),
         (WAV + ' }\nkeyword = { labels = [""] }', "labels[0]: empty"),
+        (WAV + ' }\nkeyword = { labels = ["nabu"] }', "keyword.labels: no such label; expected the number of a class"),
+        (WAV + " }\nkeyword = { min_scores = 7 }", "no word would ever be heard"),
+        (WAV + " }\nkeyword = { window_s = 0.05 }", "no word would ever be heard"),
+        (
+            'source = { kind = "exec", command = ["x"], channels = 2 }',
+            "channels than the model takes; expected channels 1",
+        ),
+        (
+            'source = { kind = "mqtt", topic = "a", payload = "samples", window_samples = 9 }',
+            "window_samples 480; got 9",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_before_the_start(stream: str, what: str) -> None:
@@ -207,6 +218,52 @@ def test_a_source_is_told_what_the_model_wants() -> None:
     assert (options.window_samples, options.hop_samples, options.rate_hz) == (480, 480, 16_000)
     check_listener("s", settings.streams["s"], model.bundle)
     model.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "filled"),
+    [
+        ('kind = "exec", command = ["x"], rate_hz = 48000', (1438, 1440, 48_000)),
+        ('kind = "exec", command = ["x"], rate_hz = 44100', (1322, 1323, 44_100)),
+        ('kind = "microphone", rate_hz = 8000', (241, 240, 8000)),
+        ('kind = "wav", path = "/dev/null", rate_hz = 8000', (241, 240, 8000)),
+        ('kind = "csv", path = "/dev/null", rate_hz = 8000', (241, 240, 8000)),
+        ('kind = "microphone"', (480, 480, 16_000)),
+        ('kind = "exec", command = ["x"]', (480, 480, None)),
+    ],
+)
+def test_a_rate_that_is_given_is_converted_and_none_is_lost(source: str, filled: tuple[Any, ...]) -> None:
+    settings = config(wake_config(f"source = {{ {source} }}"))
+    model = open_model(settings.models["m"], rate_hz=rate_of_sources(settings, "m"))
+    options = source_options("s", settings.streams["s"], model.bundle, model.preprocess)
+    assert isinstance(options, WindowOptions)
+    assert (options.window_samples, options.hop_samples, options.rate_hz) == filled
+    model.engine.close()
+
+
+def test_a_source_of_any_rate_follows_the_others_of_its_model() -> None:
+    settings = config(
+        wake_config('source = { kind = "csv", path = "/dev/null", rate_hz = 8000 }')
+        + f'[streams.t]\nmodel = "m"\n{WAV} }}\n'
+    )
+    model = open_model(settings.models["m"], rate_hz=rate_of_sources(settings, "m"))
+    options = source_options("t", settings.streams["t"], model.bundle, model.preprocess)
+    assert isinstance(options, WindowOptions)
+    assert options.rate_hz == 8000
+    model.engine.close()
+
+
+def test_what_remembers_takes_no_overlap() -> None:
+    text = (
+        f'[models.m]\npath = "{model_file("silero_vad.onnx")}"\n[streams.s]\nmodel = "m"\n{WAV}, hop_samples = 100 }}\n'
+    )
+    assert any("one behind the other; expected 512; got 100" in str(error) for error in check_models(config(text)))
+
+
+def test_a_label_of_no_class() -> None:
+    text = f'[models.m]\npath = "{model_file("silero_vad.onnx")}"\n[streams.s]\nmodel = "m"\n{WAV} }}\n'
+    errors = check_models(config(text + 'activity = { label = "speach" }'))
+    assert any('did you mean "speech"' in str(error).lower() for error in errors), errors
 
 
 def test_streams_of_different_rates_need_models_of_their_own() -> None:

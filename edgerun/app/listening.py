@@ -9,7 +9,7 @@ import msgspec
 from edgerun.capture.samples import WindowOptions, gives_samples
 from edgerun.config import ActivityConfig, Config, KeywordConfig, StreamConfig
 from edgerun.errors import ConfigError, ModelError, did_you_mean
-from edgerun.models import Bundle, Signal
+from edgerun.models import Bundle, Signal, recurrence
 from edgerun.ports import Scene
 from edgerun.preprocess import MicroFeatures, PicturePreprocess, SignalPreprocess
 from edgerun.types import TensorSpec
@@ -102,7 +102,7 @@ def source_options(
         rate_hz = preprocess.rate_hz or signal.rate_hz
     stretch = rate_hz / signal.rate_hz if rate_hz is not None and signal.rate_hz is not None else 1.0
     hop = samples if signal.hop is None else max(1, round(signal.hop * stretch))
-    if preprocess.stateful:
+    if preprocess.stateful:  # a window that is resampled differs from its hop by some samples
         hop = preprocess.hop_samples
     filled = msgspec.structs.replace(
         options,
@@ -110,9 +110,9 @@ def source_options(
         hop_samples=options.hop_samples or hop,
         rate_hz=rate_hz,
     )
-    if preprocess.stateful and filled.hop_samples != hop:
+    if (preprocess.stateful or recurrence(bundle).stateful) and filled.hop_samples != hop:
         raise ConfigError(
-            "the features of this model follow each other without overlap",
+            "a model that remembers is given its windows one behind the other",
             where=f"{where}.source.hop_samples",
             expected=hop,
             got=filled.hop_samples,
@@ -172,13 +172,14 @@ def check_listener(name: str, stream: StreamConfig, bundle: Bundle) -> None:
     listened = [("keyword.labels", label) for label in word.labels] if word is not None else []
     listened += [("activity.label", activity.label)] if activity is not None and activity.label else []
     for key, label in listened:
-        if bundle.labels and label not in bundle.labels:
+        known = bundle.labels or ()
+        if label not in known and (known or not label.isdecimal()):
             raise ConfigError(
                 "no such label",
                 where=f"streams.{name}.{key}",
-                expected="one of " + ", ".join(bundle.labels[:12]),
+                expected="one of " + ", ".join(known[:12]) if known else "the number of a class: it has no label names",
                 got=f'"{label}"',
-                remedy=did_you_mean(label, bundle.labels),
+                remedy=did_you_mean(label, known),
             )
     if bundle.decoder in LISTENERS:
         listener(name, stream, bundle)
@@ -195,8 +196,8 @@ def _check_shape(where: str, options: msgspec.Struct, size: tuple[int, int]) -> 
                 "windows of another length than the model takes"
                 if key == "window_samples"
                 else "windows of more or fewer channels than the model takes",
-                where=f"{where}.source.{key}",
-                expected=taken,
+                where=f"{where}.source",
+                expected=f"{key} {taken}",
                 got=given,
             )
 

@@ -23,6 +23,7 @@ from edgerun.capture.samples import (
     WindowOptions,
     check_finite,
     collect,
+    too_short,
     windows_of,
 )
 from edgerun.errors import SourceError
@@ -31,6 +32,7 @@ from edgerun.types import WHOLE, Grab, View
 
 _TERM_S = 1.0
 _KEPT_BYTES = 2000
+_MOST_BYTES = 1 << 20
 
 
 class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +62,8 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class CommandSource:
-    """The data ends when the command exits with 0; any other end is a `SourceError`, after which it is started again.
+    """The data ends when the command exits with 0; any other end is a `SourceError`, after which it is started again;
+    final when it exits with 0 and has not given one window.
 
     The command gets a process group of its own and all of it is ended on `close`. Nobody knows what was lost between
     two runs: the first window of every run says `gap`.
@@ -71,6 +74,7 @@ class CommandSource:
     holds = False
 
     def __init__(self, options: Options, context: SourceContext) -> None:
+        self._options = options
         self._windows = windows_of(options, options.channels)
         self._numbers = RawNumbers(options.dtype, options.channels, options.byte_order, options.scale, options.offset)
         self._arrivals = Arrivals(context, options.rate_hz)
@@ -100,11 +104,13 @@ class CommandSource:
                 return None
             if not data:
                 self._child.ended()
+                if not self._windows.whole:
+                    raise too_short(self._child.where, self._windows.count, self._options)
                 return None
             samples = self._numbers.feed(data)
             if len(samples):
                 gap, self._gap = self._gap, False
-                return Chunk(samples, self._arrivals.now(len(samples)), gap)
+                return Chunk(samples, self._arrivals.now(len(samples), waited=self._reader.waited), gap)
 
 
 class Child:
@@ -141,10 +147,11 @@ class Child:
         self._complaints = b""
 
     def read_complaints(self) -> bytes:
-        """What is new on standard error, or the most of it that a pipe holds; never waits."""
+        """What is new on standard error, up to a megabyte of it; never waits."""
         new = b""
         with contextlib.suppress(BlockingIOError):
-            new = os.read(self._errors.fileno(), 65536)
+            while len(new) < _MOST_BYTES and (part := os.read(self._errors.fileno(), 65536)):
+                new += part
         self._complaints = (self._complaints + new)[-_KEPT_BYTES:]
         return new
 

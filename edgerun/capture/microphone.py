@@ -109,7 +109,7 @@ class MicrophoneSource:
             samples = self._numbers.feed(data)
             if len(samples):
                 gap, self._gap = self._gap, False
-                return Chunk(samples, self._arrivals.now(len(samples), gap=gap), gap)
+                return Chunk(samples, self._arrivals.now(len(samples), waited=self._reader.waited, gap=gap), gap)
 
     def _listen(self) -> None:
         """What arecord has to say (alsa-utils, aplay/aplay.c): overruns go on, another rate than asked for does not."""

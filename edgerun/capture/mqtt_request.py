@@ -92,7 +92,7 @@ class MqttRequestSource:
         self._numbers = RawNumbers(options.dtype, options.channels, options.byte_order, options.scale, options.offset)
         self._inbox: Slot[Incoming] = Slot(options.waiting)
         self._payload = b""
-        self._known_dropped = 0
+        self._known_dropped = self._told_dropped = 0
         self.frame_size = (options.channels, options.window_samples or 0) if options.window_samples else (0, 0)
         broker.subscribe(options.topic, self._inbox, options.qos)
 
@@ -114,7 +114,7 @@ class MqttRequestSource:
         else:
             return None
         self._payload = request.payload
-        gap = self._tell_dropped(before)
+        gap = self._lost_some(before)
         key = hashlib.blake2b(request.payload, digest_size=_KEY_BYTES).digest()
         return Grab(self._context.clock.mono_ns(), _item(request), key, reply=self._reply(request), gap=gap)
 
@@ -142,15 +142,19 @@ class MqttRequestSource:
             return None
         return Reply(topic, request.correlation)
 
-    def _tell_dropped(self, before: int) -> bool:
-        """Whether requests gave way before this one. Of any since there were `before`, nobody knows whether it was
-        before this or behind it: then the next will say so too.
+    def _lost_some(self, before: int) -> bool:
+        """Whether requests gave way before this one; told with the first and whenever they have doubled.
+
+        Of any since there were `before`, nobody knows whether it was before this or behind it: the next says so too.
         """
-        lost = self.dropped - self._known_dropped
-        self._known_dropped = before
-        if lost:
-            _log.warning("%s: %d requests gave way, more than %d waited", self._where, lost, self._options.waiting)
-        return bool(lost)
+        dropped = self.dropped
+        lost, self._known_dropped = dropped > self._known_dropped, before
+        if dropped > 2 * self._told_dropped:
+            self._told_dropped = dropped
+            _log.warning(
+                "%s: %d requests gave way so far, more than %d waited", self._where, dropped, self._options.waiting
+            )
+        return lost
 
     def _samples(self, out: NDArray[Any] | None) -> NDArray[Any]:
         wanted = (self._options.window_samples or 0) * self._numbers.sample_bytes
@@ -175,7 +179,7 @@ def _check_filter(text: str) -> None:
     shared, levels = text.startswith("$share/"), text.split("/")
     if shared:
         group, levels = levels[1], levels[2:]
-    bad = shared and (not group or "+" in group or "#" in group or not any(levels))
+    bad = shared and (not group or "+" in group or "#" in group or levels in ([], [""]))
     bad = bad or any(("+" in level or "#" in level) and len(level) > 1 for level in levels)
     if bad or "#" in levels[:-1] or "\0" in text or len(text.encode("utf-8")) > 65535:
         raise ConfigError(

@@ -123,10 +123,13 @@ class FdReader:
         self._fd, self._context, self._where = fd, context, where
         self._stall_s, self._aside = stall_s, aside
         self._silence = Silence(context.clock, round(stall_s * 1e9))
+        self.waited = False
+        """Whether there was nothing when `read` was called last."""
 
     def read(self, most: int) -> bytes | None:
         """1 to `most` bytes; none at the end of the data; None: the stream ended. Raises `SourceError`."""
         self._silence.watch()
+        self.waited = not wait_readable(self._fd, 0.0, None)[0]
         try:
             while not self._context.stop.is_set():
                 readable = self._wait()
@@ -192,14 +195,14 @@ class Arrivals:
         self._clock = context.clock
         self._samples = SampleClock(rate_hz) if rate_hz is not None else None
 
-    def now(self, samples: int, *, gap: bool = False) -> int:
-        """`samples` have just come, after a loss of some when `gap`; returns the time of the last."""
+    def now(self, samples: int, *, waited: bool, gap: bool = False) -> int:
+        """`samples` have just come, after a loss of some when `gap`, `waited` for; returns the time of the last."""
         now_ns = self._clock.mono_ns()
         if self._samples is None:
             return now_ns
         if gap:
             self._samples.restart()
-        return self._samples.arrive(samples, now_ns)
+        return self._samples.arrive(samples, now_ns, waited=waited)
 
 
 class Replay:

@@ -125,7 +125,7 @@ class SerialSource:
                 gap, self._gap = self._gap, False
                 self._good_ns = self._context.clock.mono_ns()
                 samples = np.array(rows, np.float64) * self._scale + self._offset
-                return Chunk(samples, self._arrivals.now(len(rows), gap=gap), gap)
+                return Chunk(samples, self._arrivals.now(len(rows), waited=self._reader.waited, gap=gap), gap)
             data = self._reader.read(_LONGEST_LINE)
             if data is None:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 _DRIFT = 5e-4
 """How much slower than it says a device's clock may run: crystals keep within 1e-4, RC oscillators are trimmed."""
+_SPAN_NS = 2_000_000_000
+"""Longer than programs gather samples before they hand them on."""
 
 
 class Windows:
@@ -24,7 +27,7 @@ class Windows:
             raise ValueError(f"size, hop and channels are at least 1; got {size}, {hop}, {channels}")
         self.size, self.hop, self.channels = size, hop, channels
         self._ring = np.zeros((size, channels), np.float32)
-        self._count = 0
+        self._count = self._whole = 0
         self._end = size
         self._gap = False
 
@@ -37,6 +40,11 @@ class Windows:
     def count(self) -> int:
         """Samples added since the last gap."""
         return self._count
+
+    @property
+    def whole(self) -> int:
+        """How many windows were taken so far."""
+        return self._whole
 
     def add(self, samples: NDArray[Any]) -> None:
         """Append `samples` (n×channels, any number type). Raises `ValueError` for more than are `missing`."""
@@ -62,6 +70,7 @@ class Windows:
         if self.missing:
             raise ValueError(f"the window lacks {self.missing} of its samples")
         self._end += self.hop
+        self._whole += 1
         gap, self._gap = self._gap, False
         return gap
 
@@ -82,6 +91,8 @@ class SampleClock:
     Samples lie in buffers before they are read, never the other way round. So sample n was taken at `start + n/rate`
     with the earliest `start` that no arrival contradicts; it may creep later as fast as a device's clock may be slow.
     Times are never later than the arrival, and after a stay in a full buffer they say how old the samples are.
+    Where for two seconds all came later than `start` says, though the buffer ran empty meanwhile, fewer samples come
+    than the rate promises, or their source stood still: `start` is then what the earliest of these seconds says.
     """
 
     def __init__(self, rate_hz: float) -> None:
@@ -89,15 +100,27 @@ class SampleClock:
         self._samples = 0
         self._start_ns: float | None = None
         self._arrived_ns = 0
+        self._span_ns = 0
+        self._earliest_ns = math.inf
+        self._ran_empty = False
 
-    def arrive(self, samples: int, now_ns: int) -> int:
-        """`samples` more have come by `now_ns`; returns when the last of them was taken (monotonic ns)."""
+    def arrive(self, samples: int, now_ns: int, *, waited: bool = False) -> int:
+        """`samples` more have come by `now_ns`; returns when the last of them was taken (monotonic ns).
+
+        `waited`: none was there when they were asked for.
+        """
         self._samples += samples
         latest_ns = now_ns - self._samples * self._interval_ns
         if self._start_ns is None:
             self._start_ns = latest_ns
-        else:
-            self._start_ns = min(latest_ns, self._start_ns + _DRIFT * (now_ns - self._arrived_ns))
+            self._begin_span(now_ns)
+        elif now_ns - self._span_ns >= _SPAN_NS:
+            if self._ran_empty:
+                self._start_ns = max(self._start_ns, self._earliest_ns)
+            self._begin_span(now_ns)
+        self._start_ns = min(latest_ns, self._start_ns + _DRIFT * (now_ns - self._arrived_ns))
+        self._earliest_ns = min(self._earliest_ns, latest_ns)
+        self._ran_empty |= waited
         self._arrived_ns = now_ns
         return min(now_ns, round(self._start_ns + self._samples * self._interval_ns))
 
@@ -105,3 +128,6 @@ class SampleClock:
         """Samples were lost, nobody knows how many: begin anew."""
         self._samples = 0
         self._start_ns = None
+
+    def _begin_span(self, now_ns: int) -> None:
+        self._span_ns, self._earliest_ns, self._ran_empty = now_ns, math.inf, False

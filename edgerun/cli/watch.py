@@ -147,11 +147,12 @@ def _show(picture: Picture, listener: Listener) -> None:
     """Draw when something came, at most four times a second, and once a second for the ages; until q or Ctrl-C."""
     console = _load_rich("console").Console(highlight=False)
     live_view = _load_rich("live").Live(console=console, screen=True, auto_refresh=False, transient=True)
-    top, version, drawn, size = 0, -1, 0.0, (0, 0)
+    top, version, drawn, size = 0, -1, 0.0, os.terminal_size((0, 0))
     with _keys() as key, live_view as live:
         while True:
             now = time.monotonic()
-            here = (console.size.width, console.size.height)
+            here = os.get_terminal_size()
+            console.size = here  # else it would believe $COLUMNS and $LINES, which do not follow a resize
             if picture.version != version or here != size or now - drawn >= 1:
                 version, drawn, size = picture.version, now, here
                 live.update(_rendered(picture, listener, *here, top), refresh=True)

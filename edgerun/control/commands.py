@@ -136,10 +136,11 @@ class Commands:
         return None
 
     def _tell_dropped(self) -> None:
+        """With the first, and whenever they have doubled."""
         dropped = self._inbox.stats().victims
-        if dropped > self._told_dropped:
-            _log.warning("%d commands gave way, more than %d waited", dropped - self._told_dropped, _WAITING)
+        if dropped > 2 * self._told_dropped:
             self._told_dropped = dropped
+            _log.warning("%d commands gave way so far, more than %d waited", dropped, _WAITING)
 
     def _send(self, command: Command, body: bytes) -> None:
         self._broker.publish(command.reply_topic, body, qos=1, correlation=command.correlation)

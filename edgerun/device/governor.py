@@ -45,6 +45,8 @@ _CLOSE = 0.25
 """So far from the hot zone's beginning towards the stop zone's one rung at a time will do."""
 _STEADY = 0.1
 """A trend below this part of the zones' overlap is none."""
+_PROGRESS = 0.03
+"""What gets better by this part of the overlap while it settles is given more time."""
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -92,8 +94,9 @@ class State(msgspec.Struct, frozen=True):
     doublings: int = 0
     reason: str = ""
     courses: Mapping[str, Course] = {}
-    best: Mapping[str, float] = {}
-    """The best quick means since it was last lowered, and a little: what is beyond them is not getting better."""
+    judged: Mapping[str, float] = {}
+    """The quick means when it was last lowered, or last found to be getting better."""
+    judged_ns: int | None = None
     seen_ns: int | None = None
 
 
@@ -147,23 +150,13 @@ def step(policy: Policy, levels: int, state: State, measured: Mapping[str, float
     zone = CALM if worst is None else zones[worst.measure]
     calm_since_ns = (now_ns if state.calm_since_ns is None else state.calm_since_ns) if zone == CALM else None
     courses = _courses(policy, state, measured, now_ns)
-    slack: dict[str, float] = {band.measure: _slack(band) for band in policy.bands}
-    best = {name: min(old, courses[name].quick + slack[name]) for name, old in state.best.items() if name in courses}
-    state = msgspec.structs.replace(
-        state, zones=zones, calm_since_ns=calm_since_ns, courses=courses, best=best, seen_ns=now_ns
-    )
+    state = msgspec.structs.replace(state, zones=zones, calm_since_ns=calm_since_ns, courses=courses, seen_ns=now_ns)
     bottom = levels - 1
     why = "" if worst is None else _reason(worst, zone, measured)
     if zone == STOP:
         return _lower(state, bottom, why, now_ns) if state.level < bottom else state
     if zone == HOT:
-        settled = state.moved_ns is None or state.rose or now_ns - state.moved_ns >= policy.settle_s * 1e9
-        may = settled and _beyond(worst, measured) and not _better(state, worst) and state.level < max(0, bottom - 1)
-        return (
-            _lower(state, state.level + _stride(worst, measured, bottom - 1 - state.level), why, now_ns)
-            if may
-            else state
-        )
+        return _cool(policy, state, worst, measured, bottom, why, now_ns)
     return state if any(_worsens(band, courses) for band in policy.bands) else _rise(policy, state, now_ns)
 
 
@@ -209,31 +202,44 @@ def _worsens(band: Band, courses: Mapping[str, Course]) -> bool:
     return course is not None and course.trend > _slack(band)
 
 
-def _beyond(band: Band | None, measured: Mapping[str, float]) -> bool:
+def _beyond(band: Band, measured: Mapping[str, float]) -> bool:
     """Whether a value is where the hot zone is entered; below that, where it is left, it is waited for."""
-    value = None if band is None else measured.get(band.measure)
-    if band is None or value is None:
+    value = measured.get(band.measure)
+    if value is None:
         return False
     return (-value if band.falling else value) >= _upward(band)[HOT - 1][1]
 
 
-def _stride(band: Band | None, measured: Mapping[str, float], left: int) -> int:
+def _stride(band: Band, measured: Mapping[str, float], left: int) -> int:
     """How many rungs to go down at once, of `left`: one, and more the nearer the value is to the stop zone."""
-    zones = [] if band is None else _upward(band)
-    value = None if band is None else measured.get(band.measure)
-    if band is None or value is None or len(zones) <= STOP:
+    zones, value = _upward(band), measured.get(band.measure)
+    if value is None or len(zones) <= STOP:
         return 1
     hot, stop = zones[HOLD][1], zones[HOT][1]
     share = ((-value if band.falling else value) - hot) / (stop - hot)
     return max(1, min(left, round((share - _CLOSE) * left / 2)))
 
 
-def _better(state: State, worst: Band | None) -> bool:
-    """Whether the last step down, and nothing since, has begun to help."""
-    if worst is None or state.rose:
-        return False
-    then, course = state.best.get(worst.measure), state.courses.get(worst.measure)
-    return then is not None and course is not None and course.quick < then
+def _cool(
+    policy: Policy, state: State, band: Band | None, measured: Mapping[str, float], bottom: int, why: str, now_ns: int
+) -> State:
+    """A step down where it is hot, unless the last one needs more time or begins to help."""
+    lowest = max(0, bottom - 1)
+    if band is None or state.level >= lowest or not _beyond(band, measured):
+        return state
+    if not state.rose and state.judged_ns is not None:
+        if now_ns - state.judged_ns < policy.settle_s * 1e9:
+            return state
+        if _better(state, band):
+            judged = {measure: course.quick for measure, course in state.courses.items()}
+            return msgspec.structs.replace(state, judged=judged, judged_ns=now_ns)
+    return _lower(state, state.level + _stride(band, measured, lowest - state.level), why, now_ns)
+
+
+def _better(state: State, band: Band) -> bool:
+    """Whether it has got better since it was last judged."""
+    then, course = state.judged.get(band.measure), state.courses.get(band.measure)
+    return then is not None and course is not None and course.quick < then - _slack(band) * _PROGRESS / _STEADY
 
 
 def _upward(band: Band) -> list[tuple[float, float]]:
@@ -251,7 +257,8 @@ def _lower(state: State, level: int, why: str, now_ns: int) -> State:
         level=level,
         moved_ns=now_ns,
         rose=False,
-        best={measure: course.quick for measure, course in state.courses.items()},
+        judged={measure: course.quick for measure, course in state.courses.items()},
+        judged_ns=now_ns,
         doubtful=doubtful,
         doublings=doublings,
         reason=why,

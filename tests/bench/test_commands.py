@@ -29,7 +29,7 @@ def call(command: ModuleType, *words: object) -> int:
 def test_a_table_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(bench, BUNDLED, *SHORT, "--profile") == 0
     said = capsys.readouterr()
-    assert said.out.startswith(f"{BUNDLED} 1, litert")
+    assert said.out.startswith(f"{BUNDLED} 2, litert")
     for figure in ("latency p50, ms", "latency p99, ms", "inferences/s", "CPU per inference, ms", "MiB resident"):
         assert figure in said.out
     assert "no per-op profile" in said.out

@@ -78,6 +78,15 @@ def test_a_failure_is_told_with_its_last_words() -> None:
     source.close()
 
 
+@pytest.mark.parametrize("code", ["", "write(bytes(4))"])
+def test_a_command_that_gives_no_window_is_no_success(code: str) -> None:
+    source = opened(code)
+    with pytest.raises(SourceError, match="shorter than one window") as caught:
+        source.grab()
+    assert caught.value.final
+    source.close()
+
+
 def test_a_kill_is_told() -> None:
     source = opened("os.kill(os.getpid(), 9)")
     with pytest.raises(SourceError, match="signal 9"):

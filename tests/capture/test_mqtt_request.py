@@ -15,7 +15,8 @@ from edgerun.broker.connection import Connection
 from edgerun.capture.mqtt_request import MqttRequestSource, Options
 from edgerun.clock import SystemClock
 from edgerun.errors import ConfigError, FrameError, SourceError
-from edgerun.ports import SourceContext
+from edgerun.ports import Incoming, SourceContext
+from edgerun.slot import Slot
 from edgerun.types import Grab, Reply, View
 from tests import mosquitto
 from tests.broker.parts import connection
@@ -49,6 +50,64 @@ def send(broker: mosquitto.Broker, payload: bytes, folder: Path, *args: str, top
     (folder / "payload").write_bytes(payload)
     command = [mosquitto.program("mosquitto_pub"), "-h", "127.0.0.1", "-p", str(broker.port), "-V", "5", "-q", "1"]
     subprocess.run([*command, "-t", topic, "-f", str(folder / "payload"), *args], check=True)
+
+
+@pytest.mark.parametrize(
+    "topic", ["a/#/b", "#/a", "+a/b", "a#", "$share/g", "$share/g/", "$share//a", "$share/+/a", "a\0b", "é" * 40_000]
+)
+def test_what_cannot_be_subscribed_to_is_told_at_once(topic: str) -> None:
+    with pytest.raises(ConfigError, match=r"not a topic filter|too long"):
+        Options(topic=topic)
+
+
+@pytest.mark.parametrize("topic", ["a", "/", "+", "#", "a/+/b/#", "$share/g/a/#", "$share/g//", "+/+"])
+def test_topic_filters(topic: str) -> None:
+    assert Options(topic=topic).topic == topic
+
+
+class Fed:
+    """A broker that hands over what the test puts into the inbox."""
+
+    connected = True
+
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+        self.inbox = inbox
+
+    def put(self, *payloads: bytes) -> None:
+        for payload in payloads:
+            self.inbox.put(Incoming("a", payload, 1, retain=False))
+
+
+def test_requests_that_gave_way_make_a_gap(caplog: pytest.LogCaptureFixture) -> None:
+    fed = Fed()
+    source = MqttRequestSource(
+        Options(topic="a", waiting=2),
+        SourceContext("dock", SystemClock(), threading.Event(), broker=fed),  # type: ignore[arg-type]
+    )
+
+    def grabbed(number: int) -> list[bool]:
+        return [grab.gap for grab in (source.grab() for _ in range(number)) if grab is not None]
+
+    fed.put(b"1", b"2")
+    assert grabbed(2) == [False, False]
+    fed.put(b"3", b"4", b"5")  # 3 gives way
+    assert grabbed(2) == [True, False]
+    fed.put(b"6")
+    assert grabbed(1) == [False]
+    take = source._inbox.take
+    source._inbox.take = lambda timeout_s=None: (take(timeout_s), fed.put(b"8", b"9", b"10"))[0]  # type: ignore
+    fed.put(b"7")
+    first = grabbed(1)  # 8 gives way behind 7, before anybody has looked
+    source._inbox.take = take  # type: ignore[method-assign]
+    assert (first, grabbed(2)) == ([True], [True, False])
+    assert source.dropped == 2
+    fed.put(b"11")
+    source.close()
+    source.close()
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "a: 1 requests gave way so far, more than 2 waited",
+        "a: 1 requests still waited and are not answered",
+    ]
 
 
 def test_a_picture_is_a_request_with_its_way_back(link: Connection, broker: mosquitto.Broker, tmp_path: Path) -> None:

@@ -116,6 +116,42 @@ def test_a_device_that_is_faster_than_it_says_is_followed() -> None:
         assert clock.arrive(1, now_ns) == now_ns
 
 
+@pytest.mark.parametrize("late_s", [0.02, 3.0])
+def test_what_came_late_for_good_is_not_old_for_good(late_s: float) -> None:
+    """A command that stood still for a while, or gives fewer samples than it says: it waits, so they are new."""
+    clock, now_ns, ages = SampleClock(100.0), 0, []
+    for number in range(2000):
+        now_ns += 10_000_000 + (round(late_s * 1e9) if number == 500 else 0)
+        ages.append(now_ns - clock.arrive(1, now_ns, waited=True))
+    assert max(ages[:500]) == 0
+    assert ages[500] == pytest.approx(late_s * 1e9, rel=0.01)
+    assert max(ages[500 + 402 :]) == 0  # two spans of two seconds
+
+
+def test_a_rate_that_is_never_kept() -> None:
+    clock = SampleClock(100.0)
+    ages = [number * 11_000_000 - clock.arrive(1, number * 11_000_000, waited=True) for number in range(5000)]
+    assert max(ages) < 500_000_000
+
+
+def test_a_buffer_that_never_runs_empty_stays_as_old_as_it_is() -> None:
+    clock = SampleClock(100.0)
+    clock.arrive(10, 100_000_000)
+    ages = [3_000_000_000 + number * 10_000_000 - clock.arrive(1, 3_000_000_000 + number * 10_000_000) for number in
+            range(1000)]  # fmt: skip
+    assert min(ages) > 2_800_000_000
+
+
+def test_bursts_are_dated_by_their_ends() -> None:
+    """A program that gathers a second of sound before it writes: only the first read of each burst has to wait."""
+    clock, told = SampleClock(100.0), []
+    for second in range(1, 20):
+        for piece in range(10):
+            now_ns = second * 1_000_000_000 + piece * 100_000
+            told.append(clock.arrive(10, now_ns, waited=piece == 0) - ((second - 1) * 10 + piece + 1) * 100_000_000)
+    assert max(told[10:]) - min(told[10:]) < 20_000_000
+
+
 def test_after_a_restart_the_past_is_forgotten() -> None:
     clock = SampleClock(100.0)
     clock.arrive(100, 1_000_000_000)

@@ -64,8 +64,7 @@ def test_no_command_shows_the_help_and_is_an_error() -> None:
     [
         (
             ["rnu"],
-            "edgerun: unknown command; expected one of demo, run, check, doctor, models, bench, tune; got 'rnu'. "
-            'Did you mean "run"?',
+            f"edgerun: unknown command; expected one of {', '.join(COMMANDS)}; got 'rnu'. Did you mean \"run\"?",
         ),
         (["run", "--modle", "x"], "edgerun: unknown flag; got '--modle'. Did you mean \"--model\"?"),
         (["run", "--mod", "x"], "edgerun: unknown flag; got '--mod'. Did you mean \"--model\"?"),

@@ -176,6 +176,8 @@ def test_a_broker_that_goes_away_is_said_and_ctrl_c_quits(tmp_path: Path) -> Non
             screen.wait(lambda t: "0 of 1 device" in t)
             broker.kill()
             screen.wait(lambda t: "BROKER AWAY" in t)
+            screen.resize(80, 20)
+            screen.wait(lambda t: "dropped by fate" in t and len(t.splitlines()) == 20)
             broker.restart()
             screen.wait(lambda t: "BROKER AWAY" not in t and "0 of 1 device" in t)
             screen.press("C-c")
@@ -184,3 +186,10 @@ def test_a_broker_that_goes_away_is_said_and_ctrl_c_quits(tmp_path: Path) -> Non
 
 def test_the_keys_are_in_the_help() -> None:
     assert "q quits" in (watch.__doc__ or "")
+
+
+def test_without_rich_it_says_what_to_install(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import sys; sys.modules['rich.live'] = None; " + PROGRAM, "watch"]
+    with terminal.tmux(shlex.join([*words, "--broker", "mqtt://localhost"]), tmp_path, 100) as screen:
+        text = screen.wait(lambda t: "exit 4" in t)
+    assert "pip install 'edgerun[watch]'" in text

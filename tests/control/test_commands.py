@@ -11,11 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgerun.app.commanding import Commanding
 from edgerun.broker.connection import Connection
+from edgerun.clock import SystemClock
 from edgerun.control.commands import Command, Commands
 from edgerun.errors import ConfigError
+from edgerun.pipeline.notice import Asked, NoticeBoard, StopRequested
+from edgerun.pipeline.pipeline import Pipeline
+from edgerun.pipeline.publish import Publisher
 from edgerun.ports import Incoming
-from edgerun.slot import Slot
+from edgerun.slot import Outbox, Slot
 from tests import mosquitto
 from tests.broker.parts import connection
 from tests.test_end_to_end import CLIP, DETECTOR, start
@@ -89,6 +94,10 @@ def test_the_same_id_is_the_same_command() -> None:
         (message(b"[1]"), "not a JSON object"),
         (message(b"{"), "not a JSON object"),
         (message(b"\xff"), "not a JSON object"),
+        (message(b'{"id": "\xff"}'), "not a JSON object"),
+        (message(b'{"id": "\xed\xa0\x80"}'), "not a JSON object"),
+        (message(b'{"id": 7}'), "an id is text of at most 128 characters; got 7"),
+        (message(b'{"id": "' + b"x" * 129 + b'"}'), "an id is text of at most 128"),
         (message(b"[" * 60_000), "not a JSON object"),
         (message(b" " * 65_537), "at most 65536 bytes; got 65537"),
         (message(b'{"fail": 1}'), "it cannot be"),
@@ -109,6 +118,38 @@ def test_a_retained_command_and_an_answer_are_none() -> None:
     wire, taken, _ = fed(message(b"{}", retain=True), message(verb="pause/result"), message(b"{}", retain=False))
     assert len(taken) == 1
     assert wire.sent == []
+
+
+@pytest.mark.parametrize("verb", ["v" * (65535 - len(ROOT) - 5), "a\nERROR: b", "", "a/b/c", "Pause", "pause/"])
+def test_a_topic_that_is_no_verbs(verb: str) -> None:
+    wire, taken, _ = fed(message(b"{}", verb=verb))
+    assert (wire.sent, taken) == ([], [])
+
+
+def test_of_a_flood_the_last_are_done_and_the_rest_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    _, taken, _ = fed(*[message(b'{"n": %d}' % number) for number in range(1000)])
+    assert [command.arguments["n"] for command in taken] == list(range(984, 1000))
+    assert [record.getMessage() for record in caplog.records] == ["984 commands gave way so far, more than 16 waited"]
+
+
+def test_a_flood_does_not_wait_before_a_notice_of_something_else() -> None:
+    wire, notices = Wire(), NoticeBoard()
+    pipeline = Pipeline([], [], Publisher(Outbox(1), [], SystemClock(), "0"), Outbox(1), SystemClock(), notices)
+    commanding = Commanding(wire, ROOT, pipeline, notices)
+    assert wire.inbox is not None
+    for _ in range(16):
+        wire.inbox.put(message(b"{}", verb="resume"))
+    commanding.start()
+    first = notices.get(timeout=20)
+    assert isinstance(first, Asked)
+    notices.put(StopRequested("SIGTERM"))
+    assert isinstance(notices.get(timeout=20), StopRequested)
+    first.do()
+    assert isinstance(notices.get(timeout=20), Asked)
+    commanding.close()
+    commanding._thread.join(20)
+    assert not commanding._thread.is_alive()
+    assert notices.empty()
 
 
 def test_a_response_topic_nobody_can_publish_to() -> None:

@@ -100,6 +100,16 @@ def test_a_second_heat_is_met_like_the_first() -> None:
     assert run({"temp_c": 83.0}, 60, cooler)[-1].level > 1
 
 
+def test_what_got_better_and_stays_too_hot_is_lowered_further() -> None:
+    """Each rung is worth 0.1 W, and the budget is three watts away."""
+    state = State()
+    for second in range(0, 1200, 2):
+        power_w = 9.0 - 0.1 * state.level
+        state = step(POLICY, len(LADDER), state, {"power_w": power_w}, second * SECOND)
+    assert 9.0 - 0.1 * state.level < 6.0
+    assert state.level <= 31
+
+
 def test_what_gets_better_is_not_lowered_further() -> None:
     state, levels = State(), []
     for second in range(100):

@@ -258,7 +258,7 @@ def test_without_cpu_and_nothing_left_frames_fail_until_it_is_back(
     entry.hopeless = False
     engine._wake()
     infer_until(engine, picture, lambda: "recovered" in opened.events())
-    assert engine.info == EngineInfo(engine.info.runtime, "external", 1)
+    assert engine.info == EngineInfo(engine.info.runtime, "external", 1, delegated=engine.delegated)
 
 
 def test_inputs_that_do_not_fit_are_not_blamed_on_the_accelerator(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgerun.clock import Clock, SystemClock
 from edgerun.errors import FrameError
+from edgerun.pipeline.cache import ResultCache
 from edgerun.types import EngineInfo, Grab
 from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, build
 from tests.pipeline.test_pipeline import assert_conserved, ended, notices_until
@@ -144,6 +145,30 @@ def test_another_accelerator_does_not_remember() -> None:
     sink = run(engine, lossless=True)
     assert [number for number, p in enumerate(sink.got) if p.result.gap] == [20, 21]
     assert [one[0] for one in engine.runs] == [0, 21]
+
+
+def test_what_the_cache_answers_is_not_missing() -> None:
+    """Every second frame is the same one again."""
+    cache, sink = ResultCache(1 << 20), ListSink()
+
+    class Repeating(CountingSource):
+        def grab(self, until_ns: int | None = None) -> Grab | None:
+            grab = super().grab(until_ns)
+            if grab is None:
+                return None
+            key = b"again" if self._held % 2 else str(self._held).encode()
+            return Grab(grab.captured_ns, grab.item, key, gap=self._held == 11)
+
+    def opened(stop: threading.Event) -> CountingSource:
+        return Repeating(SystemClock(), stop, frames=FRAMES, lossless=True)
+
+    pipeline = build({"a": opened}, sinks=[sink], cache=cache, ordered=True, depth=1)
+    pipeline.start()
+    notices_until(pipeline, ended("publish"))
+    assert pipeline.stop(5) == []
+    reused = [p.result.stamp.seq for p in sink.got if p.result.reused]
+    assert len(reused) > FRAMES // 4
+    assert [p.result.stamp.seq for p in sink.got if p.result.gap] == [11]
 
 
 @pytest.mark.parametrize("mark", [True, False])
