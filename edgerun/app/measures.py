@@ -106,7 +106,7 @@ def windows_of(quiet: Mapping[str, QuietConfig]) -> dict[str, Window]:
         if given.timezone is not None:
             from zoneinfo import ZoneInfo
 
-            with contextlib.suppress(ValueError, OSError):
+            with contextlib.suppress(KeyError, ValueError, OSError):
                 zone = ZoneInfo(given.timezone)
         windows[name] = Window(name, parse_cron(given.begins), given.lasts, zone)
     return windows

@@ -36,7 +36,7 @@ def zone_name(text: str) -> str:
 
     try:
         ZoneInfo(text)
-    except (ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError) as error:
         raise ValueError("no such time zone here") from error
     return text
 
@@ -258,14 +258,10 @@ def _check_means(means: list[str], streams: dict[str, Any], models: dict[str, An
         there.add("gate")
     if sum(stream.get("may_pause") is not False for stream in tables) and len(tables) > 1:
         there.add("pause")
-    if tables and not there & set(means):
-        needed = {"variant": "a model with variants", "gate": "a stream with a gate", "pause": "a second stream"}
-        report.add(
-            "governor.means",
-            "nothing here that they could lower",
-            expected=" or ".join(needed[one] for one in means if one in needed) + ', or "fps"',
-            got=", ".join(means),
-        )
+    needed = {"variant": "a model with variants", "gate": "a stream with a gate", "pause": "a second stream"}
+    if tables and set(means) <= needed.keys() - there:
+        expected = " or ".join(['"fps" among them', *(needed[one] for one in means)])
+        report.add("governor.means", "nothing here that they could lower", expected=expected, got=", ".join(means))
 
 
 def _check_band(place: str, band: dict[str, Any], names: tuple[str, ...], report: Report) -> None:

@@ -43,9 +43,11 @@ _QUICK_S, _SLOW_S = 10.0, 300.0
 """Two running means of a value; how far the quick one is ahead of the slow one is its trend."""
 _CLOSE = 0.25
 """So far from the hot zone's beginning towards the stop zone's one rung at a time will do."""
+_FAR = 4.0
+"""Where there is no stop zone: so many times as far from hot as hot is from warm."""
 _STEADY = 0.1
 """A trend below this part of the zones' overlap is none."""
-_PROGRESS = 0.03
+_PROGRESS = 0.02
 """What gets better by this part of the overlap while it settles is given more time."""
 
 
@@ -152,11 +154,11 @@ def step(policy: Policy, levels: int, state: State, measured: Mapping[str, float
     courses = _courses(policy, state, measured, now_ns)
     state = msgspec.structs.replace(state, zones=zones, calm_since_ns=calm_since_ns, courses=courses, seen_ns=now_ns)
     bottom = levels - 1
-    why = "" if worst is None else _reason(worst, zone, measured)
     if zone == STOP:
+        why = "" if worst is None else _reason(worst, zone, measured)
         return _lower(state, bottom, why, now_ns) if state.level < bottom else state
     if zone == HOT:
-        return _cool(policy, state, worst, measured, bottom, why, now_ns)
+        return _cool(policy, state, measured, max(0, bottom - 1), now_ns)
     return state if any(_worsens(band, courses) for band in policy.bands) else _rise(policy, state, now_ns)
 
 
@@ -213,27 +215,29 @@ def _beyond(band: Band, measured: Mapping[str, float]) -> bool:
 def _stride(band: Band, measured: Mapping[str, float], left: int) -> int:
     """How many rungs to go down at once, of `left`: one, and more the nearer the value is to the stop zone."""
     zones, value = _upward(band), measured.get(band.measure)
-    if value is None or len(zones) <= STOP:
+    if value is None:
         return 1
-    hot, stop = zones[HOLD][1], zones[HOT][1]
+    warm, hot = zones[CALM][1], zones[HOLD][1]
+    stop = zones[HOT][1] if len(zones) > STOP else hot + _FAR * (hot - warm)
     share = ((-value if band.falling else value) - hot) / (stop - hot)
     return max(1, min(left, round((share - _CLOSE) * left / 2)))
 
 
-def _cool(
-    policy: Policy, state: State, band: Band | None, measured: Mapping[str, float], bottom: int, why: str, now_ns: int
-) -> State:
-    """A step down where it is hot, unless the last one needs more time or begins to help."""
-    lowest = max(0, bottom - 1)
-    if band is None or state.level >= lowest or not _beyond(band, measured):
+def _cool(policy: Policy, state: State, measured: Mapping[str, float], lowest: int, now_ns: int) -> State:
+    """A step down where it is hot, unless the last one needs more time or begins to help against all that is."""
+    bands = [band for band in policy.bands if state.zones[band.measure] == HOT and _beyond(band, measured)]
+    if state.level >= lowest or not bands:
         return state
     if not state.rose and state.judged_ns is not None:
         if now_ns - state.judged_ns < policy.settle_s * 1e9:
             return state
-        if _better(state, band):
+        bands = [band for band in bands if not _better(state, band)]
+        if not bands:
             judged = {measure: course.quick for measure, course in state.courses.items()}
             return msgspec.structs.replace(state, judged=judged, judged_ns=now_ns)
-    return _lower(state, state.level + _stride(band, measured, lowest - state.level), why, now_ns)
+    strides = {band.measure: _stride(band, measured, lowest - state.level) for band in bands}
+    worst = max(bands, key=lambda band: strides[band.measure])
+    return _lower(state, state.level + strides[worst.measure], _reason(worst, HOT, measured), now_ns)
 
 
 def _better(state: State, band: Band) -> bool:

@@ -186,7 +186,7 @@ class Lanes(Outgoing):
         if entry.place is not None:
             self._overtaken.discard(entry.place)
             self._acks.append(entry.place)
-            if len(self._acks) >= BATCH:
+            if len(self._acks) == 1 or len(self._acks) >= BATCH:
                 self._work.set()
         if entry.ticket < 0:
             self._replaying -= 1

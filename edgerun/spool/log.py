@@ -240,6 +240,8 @@ class Log:
         if active is not None:
             self.sync()
             self._release()
+        if any(segment.first == self.next for segment in self.segments):
+            self.next += 1  # a file that holds acknowledgements only has taken the name
         path = self._folder / f"{self.kind}-{self.next:016x}{SUFFIX}"
         fd = self._files.create(path)
         try:

@@ -140,6 +140,15 @@ def test_stop_ends_the_wait_even_while_wake_stays_set() -> None:
             wake.close()
 
 
+def test_a_reader_tells_whether_it_had_to_wait() -> None:
+    reading, writing = os.pipe()
+    reader = FdReader(reading, context(), "a pipe", 20.0, aside=lambda: os.write(writing, b"x"))
+    assert (reader.read(1), reader.waited) == (b"x", True)
+    assert (reader.read(1), reader.waited) == (b"x", False)
+    os.close(reading)
+    os.close(writing)
+
+
 def test_a_wake_that_stays_set_is_not_waited_for_in_circles() -> None:
     reading, writing = os.pipe()
     wake = Wake()

@@ -190,6 +190,6 @@ def test_the_keys_are_in_the_help() -> None:
 
 def test_without_rich_it_says_what_to_install(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "import sys; sys.modules['rich.live'] = None; " + PROGRAM, "watch"]
-    with terminal.tmux(shlex.join([*words, "--broker", "mqtt://localhost"]), tmp_path, 100) as screen:
+    with terminal.tmux(shlex.join([*words, "--broker", "mqtt://localhost"]), tmp_path, 180) as screen:
         text = screen.wait(lambda t: "exit 4" in t)
     assert "pip install 'edgerun[watch]'" in text

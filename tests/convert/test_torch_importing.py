@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,21 @@ def test_another_models_file_is_found_out(tmp_path: Path) -> None:
         outputs = list(loaded.module(*loaded.inputs).values())
     assert _difference(loaded, network.path, outputs) > TOLERANCE
     assert _difference(loaded, network.path, [one * float("nan") for one in outputs]) > TOLERANCE
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin_unless_told_to(given: str | None, wanted: str) -> None:
+    """Read by OpenMP when it is loaded: a process of its own."""
+    rest = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    code = "import os; from edgerun.convert.torch.extra import torch_; torch_(); print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**rest, **({"OMP_WAIT_POLICY": given} if given else {})},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == wanted
 
 
 @pytest.mark.parametrize(

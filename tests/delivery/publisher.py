@@ -45,12 +45,8 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     clock = SystemClock()
-    spool = Spool(
-        SpoolOptions(Path(told["folder"]), **told.get("spool", {})),
-        clock,
-        told["run"],
-        max_messages=told.get("limit", 1000),
-    )
+    spooled = SpoolOptions(Path(told["folder"]), **told.get("spool", {}))
+    spool = Spool(spooled, clock, told["run"], max_messages=told.get("limit", 1000))
     options = BrokerOptions(url=told["url"], client_id=DEVICE, will_delay_s=1, **told.get("broker", {}))
     link = Connection(options, clock, outgoing=spool)
     link.start()

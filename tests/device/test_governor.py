@@ -48,7 +48,8 @@ def test_the_nearer_to_the_stop_zone_the_more_at_once() -> None:
     assert levels == sorted(levels)
     assert levels[-1] > len(LADDER) // 3
     assert run({"battery_share": 0.06}, 1)[0].level > 10
-    assert run({"power_w": 600.0}, 1)[0].level == 1  # no stop zone, no such measure
+    assert [run({"power_w": power_w}, 1)[0].level for power_w in (6.0, 7.0)] == [1, 1]
+    assert run({"power_w": 9.0}, 1)[0].level > 10  # it has no stop zone, and is far beyond hot
 
 
 def test_it_rises_a_level_a_minute_of_calm() -> None:
@@ -101,13 +102,21 @@ def test_a_second_heat_is_met_like_the_first() -> None:
 
 
 def test_what_got_better_and_stays_too_hot_is_lowered_further() -> None:
-    """Each rung is worth 0.1 W, and the budget is three watts away."""
+    """Each rung is worth 0.05 W; what an earlier step gained is no reason to stay above the budget."""
     state = State()
-    for second in range(0, 1200, 2):
-        power_w = 9.0 - 0.1 * state.level
+    for second in range(0, 900, 2):
+        power_w = 7.0 - 0.05 * state.level
         state = step(POLICY, len(LADDER), state, {"power_w": power_w}, second * SECOND)
-    assert 9.0 - 0.1 * state.level < 6.0
-    assert state.level <= 31
+    assert 5.8 < 7.0 - 0.05 * state.level < 6.0
+
+
+def test_what_gets_better_does_not_hide_what_does_not() -> None:
+    state = State()
+    for second in range(0, 100, 2):
+        measured = {"temp_c": 89.0 - 0.05 * second, "power_w": 9.0}
+        state = step(POLICY, len(LADDER), state, measured, second * SECOND)
+    assert state.level > 8
+    assert state.reason == "the device draws 9.00 W, which is over its budget"
 
 
 def test_what_gets_better_is_not_lowered_further() -> None:

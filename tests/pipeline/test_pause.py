@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from edgerun.clock import SystemClock
 from edgerun.pipeline.capture import Capture
@@ -87,9 +88,15 @@ def test_no_wake_is_left_over_from_a_pause() -> None:
 
 
 def test_a_pause_behind_a_stop_is_none() -> None:
-    def stop_and_pause() -> None:
-        opened.capture.stop()
-        opened.capture.pause("too late")
+    """The stop comes while the thread is about to wait for the end of a pause, and a pause behind it."""
 
-    opened = Opened(stop_and_pause)
-    assert opened.end() == ["running"]
+    class Board(NoticeBoard):  # type: ignore[misc]
+        def put(self, notice: StreamNotice, *how: Any) -> None:
+            super().put(notice)
+            if notice.state == "paused":
+                opened.capture.stop()
+                opened.capture.pause("too late")
+
+    opened = Opened(lambda: opened.capture.pause("a moment"))
+    opened.capture._notices = opened.notices = Board()
+    assert opened.end() == ["running", "paused"]

@@ -112,6 +112,27 @@ def test_acknowledgements_of_an_older_file_outlive_the_file_that_says_them(tmp_p
     again.abandon()
 
 
+def test_a_process_that_wrote_nothing_but_acknowledgements_leaves_the_next_one_a_name(tmp_path: Path) -> None:
+    made = store(tmp_path)
+    made.open()
+    made.append(news("detection", range(4)), release)
+    made.sync()
+    made.abandon()
+    for life in range(3):
+        made = store(tmp_path)
+        made.open()
+        ((kind, record), *_), _ = made.read(1, END)
+        made.ack(kind, record.n)
+        made.write_acks()
+        if life == 2:
+            assert made.append(news("detection", [9]), release)[2] is None
+        made.abandon()
+    made = store(tmp_path)
+    made.open()
+    assert [n for _, n in numbers(made)] == [3, 9]
+    made.abandon()
+
+
 def test_the_oldest_of_the_lowest_class_gives_way(tmp_path: Path) -> None:
     made = store(tmp_path, max_bytes=1 << 16)
     made.open()

@@ -36,7 +36,12 @@ def need(name: str) -> Any:
 
 
 def torch_() -> Any:
-    """PyTorch. Raises `MissingError`."""
+    """PyTorch. Raises `MissingError`.
+
+    Its threads are told to sleep while they wait for one another (OpenMP 5.2, 21.7 OMP_WAIT_POLICY), unless the user
+    says otherwise: spinning, two of them on a busy machine with two cores took thirty times as long for a small model.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when the library is loaded
     return need("torch")
 
 
