@@ -9,7 +9,7 @@ import queue
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -29,6 +29,7 @@ from edgerun.pipeline.notice import (
     ThreadEnded,
 )
 from edgerun.pipeline.pipeline import Pipeline
+from edgerun.ports import Sink
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ _LOOK_S = 0.2  # how often the wait for the broker looks for a signal
 _NEVER_NS = 1 << 62
 
 
-def serve(config: Config, options: RunOptions, *, last: bool = False) -> dict[str, Any]:
+def serve(
+    config: Config, options: RunOptions, *, last: bool = False, observers: Sequence[Sink] = ()
+) -> dict[str, Any]:
     """Run until a signal, a limit of `options`, the end of all sources or a fault; returns the summary of contracts.md.
 
     Must be called on the main thread: it installs signal handlers, and with `last` (the process ends after this) leaves
@@ -48,7 +51,7 @@ def serve(config: Config, options: RunOptions, *, last: bool = False) -> dict[st
     """
     notices: NoticeBoard = NoticeBoard()
     with _signals(notices, keep=last):
-        app = App(config, options, SystemClock(), notices, run_id=secrets.token_hex(4))
+        app = App(config, options, SystemClock(), notices, run_id=secrets.token_hex(4), observers=observers)
         code = 1
         try:
             if notices.empty():  # else a signal came while the models were loading

@@ -57,8 +57,14 @@ class Commanding:
             self._turn.release()
 
     def _pause(self, arguments: Mapping[str, Any]) -> None:
-        for capture in self._named(arguments):
-            capture.pause("paused by a command")
+        paused = arguments.get("paused", True)  # a switch of Home Assistant has one topic for on and off
+        if not isinstance(paused, bool):
+            raise ConfigError("wrong type", where="paused", expected="true or false", got=repr(paused))
+        for capture in self._named({key: value for key, value in arguments.items() if key != "paused"}):
+            if paused:
+                capture.pause("paused by a command")
+            else:
+                capture.resume()
 
     def _resume(self, arguments: Mapping[str, Any]) -> None:
         for capture in self._named(arguments):

@@ -27,6 +27,7 @@ COMMANDS = {
         "edgerun.cli.convert",
         "a smaller, faster model that is proved before it ships: quantise, judge, measure, bundle",
     ),
+    "watch": ("edgerun.cli.watch", "live terminal view of one device or a fleet from its MQTT topics"),
     "explain": ("edgerun.cli.explain", "which part of a picture carried a model's result, as a heat-map"),
     "tune": ("edgerun.cli.tune", "the best runtime, accelerator, threads and batch on this machine, as config lines"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from edgerun.cli import flags, logs, summary
+from edgerun.cli import flags, live, logs, summary
 from edgerun.config import Config
 
 EXAMPLES = (
@@ -31,6 +31,7 @@ def serve(read_config: Callable[[argparse.Namespace], Config], args: argparse.Na
     logs.set_up(verbose=args.verbose, quiet=args.quiet)
     from edgerun.daemon import serve as run_daemon
 
-    account = run_daemon(config, options, last=True)
+    with live.live_line(quiet=args.quiet, json=args.json) as line:
+        account = run_daemon(config, options, last=True, observers=() if line is None else (line,))
     summary.show(account, options)
     return 0

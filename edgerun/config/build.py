@@ -28,7 +28,6 @@ PLANNED = (
     "governor",
     "web",
     "compat",
-    "mqtt.home_assistant",
     "mqtt.compat",
     "mqtt.spool",
     "streams.*.stall_s",

@@ -110,6 +110,10 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inflight_max: Annotated[
         Annotated[int, Meta(ge=1, le=100)], Meta(description="QoS 1 messages on the way without their acknowledgement.")
     ] = 20
+    home_assistant: Annotated[
+        bool, Meta(description="Announce device and streams to Home Assistant (MQTT discovery).")
+    ] = False
+    home_assistant_prefix: Annotated[Prefix, Meta(description="Home Assistant's discovery prefix.")] = "homeassistant"
     telemetry_interval: Annotated[
         Annotated[float, Meta(ge=1, le=86400, extra={"unit": "s"})],
         Meta(description="Time between telemetry messages."),

@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from edgerun.spool.store import Dropped, Opened, Reason
+
 _log = logging.getLogger(__name__)
 
 _MAX = 100
+_WHY: dict[Reason, str] = {
+    "spool_full": "the spool is at its bound",
+    "disk_full": "the disk is full",
+    "expired": "older than max_age",
+}
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -56,6 +64,29 @@ class Notices:
         if self._broken is not None:
             self._broken = None
             self.add("spool_works", "results are spooled again")
+
+    def tell_found(self, found: Opened, run: str) -> None:
+        """What the process before has left to the one of `run`."""
+        if found.messages:
+            _log.info("%s: %d messages wait to be replayed", self._where, found.messages)
+        if found.missing:
+            self.add("spool_damaged", f"{found.missing} spooled messages were damaged and are lost")
+        self.tell_aside(found.aside)
+        mark = found.mark
+        if mark is not None and not mark.clean and mark.run != run:
+            upto = f"results up to {mark.certain} are" if mark.certain is not None else "no result is"
+            text = f"run {mark.run} ended without a stop; {upto} certain, later ones may be lost"
+            self.add("unclean_stop", text, run=mark.run, certain=mark.certain)
+
+    def tell_aside(self, names: Iterable[str]) -> None:
+        """Files that somebody should look at."""
+        for name in names:
+            self.add("spool_set_aside", f"a file of the spool was set aside: {name}")
+
+    def tell_dropped(self, one: Dropped) -> None:
+        """A file that had to go."""
+        text = f"{one.waiting} messages of class {one.kind} were dropped: {_WHY[one.reason]}"
+        self.add("spool_dropped", text)
 
     def take(self) -> list[Notice]:
         with self._lock:

@@ -16,7 +16,7 @@ from edgerun.spool.files import Files
 from edgerun.spool.lanes import AHEAD, BATCH, END, Lanes, as_replayed
 from edgerun.spool.notices import Notice
 from edgerun.spool.options import SpoolOptions
-from edgerun.spool.store import Dropped, Mark, New, Opened, Reason, Store
+from edgerun.spool.store import Dropped, Mark, New, Reason, Store
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +29,6 @@ _ROOM_NS = 10_000_000_000
 _RETRY_NS = 10_000_000_000
 _GATHER_S = 0.02  # a flood is written in batches; a kill takes at most this and the time of one write
 _CLOSE_S = 2.0
-_WHY: dict[Reason, str] = {
-    "spool_full": "the spool is at its bound",
-    "disk_full": "the disk is full",
-    "expired": "older than max_age",
-}
 
 
 class SpoolStats(msgspec.Struct, frozen=True):
@@ -211,30 +206,10 @@ class Spool(Lanes):
             self._disk = "works"
             self._put += found.messages
             self._backlog += found.messages
-        self._tell(found)
+        self._notices.tell_found(found, self._run)
         self._notices.mend()
         self._nudge()
         return store
-
-    def _tell(self, found: Opened) -> None:
-        if found.messages:
-            _log.info("%s: %d messages wait to be replayed", self._options.folder, found.messages)
-        if found.missing:
-            self._notices.add("spool_damaged", f"{found.missing} spooled messages were damaged and are lost")
-        self._tell_aside(found.aside)
-        mark = found.mark
-        if mark is not None and not mark.clean and mark.run != self._run:
-            upto = f"results up to {mark.certain} are" if mark.certain is not None else "no result is"
-            self._notices.add(
-                "unclean_stop",
-                f"run {mark.run} ended without a stop; {upto} certain, later ones may be lost",
-                run=mark.run,
-                certain=mark.certain,
-            )
-
-    def _tell_aside(self, names: Sequence[str]) -> None:
-        for name in names:
-            self._notices.add("spool_set_aside", f"a file of the spool was set aside: {name}")
 
     def _write(self, store: Store, now_ns: int) -> None:
         """Everything that has to be on disk by now."""
@@ -319,8 +294,7 @@ class Spool(Lanes):
                     self._backlog -= one.waiting
                     self._count_lost(one.kind, one.reason, one.waiting)
                     self._changed.notify_all()
-                text = f"{one.waiting} messages of class {one.kind} were dropped: {_WHY[one.reason]}"
-                self._notices.add("spool_dropped", text)
+                self._notices.tell_dropped(one)
 
     def _settle(self, store: Store) -> None:
         """Tell the disk what the broker has."""
@@ -330,7 +304,7 @@ class Spool(Lanes):
             store.ack(kind, n)
         if acks or store.acks_wait:
             store.write_acks()
-            self._tell_aside(store.tidy(self._options.segment_bytes // 4 if self._always else 0))
+            self._notices.tell_aside(store.tidy(self._options.segment_bytes // 4 if self._always else 0))
             if store.dirty and self._unsynced_ns is None:
                 self._unsynced_ns = self._clock.mono_ns()
 
