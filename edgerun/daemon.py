@@ -21,6 +21,7 @@ from edgerun.errors import EdgerunError, SourceError, StageError
 from edgerun.pipeline.notice import (
     Asked,
     EngineNotice,
+    InputNotice,
     Notice,
     NoticeBoard,
     StopRequested,
@@ -115,6 +116,8 @@ class _Turn:
                 self._app.tell(notice)
             if isinstance(notice, EngineNotice):
                 self._app.tell_engine(notice)
+            if isinstance(notice, InputNotice):
+                self._app.tell_input(notice)
             if isinstance(notice, Asked):
                 notice.do()
             self._app.tick()

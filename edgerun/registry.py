@@ -71,6 +71,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "jsonl": "edgerun.publish.jsonl:JsonlSink",
         "mqtt": "edgerun.publish.mqtt:MqttSink",
         "picture": "edgerun.publish.picture:PictureSink",
+        "collect": "edgerun.publish.collect:CollectSink",
     },
 }
 

@@ -64,11 +64,8 @@ def make_meter(sensors: SensorsConfig, start_kwh: float = 0.0) -> EnergyMeter:
     return EnergyMeter(rail=sensors.rail, model=model, idle_w=sensors.idle_w, start_kwh=start_kwh)
 
 
-def open_governing(config: GovernedConfig, pipeline: Pipeline, clock: Clock, tell: Tell) -> Governing | None:
-    """What looks at the device, where anything is made of what it sees: telemetry, levels, quiet hours."""
-    aims = any(stream.target_age_ms is not None for stream in config.streams.values())
-    if config.mqtt is None and config.governor is None and not config.quiet and not aims:
-        return None
+def open_governing(config: GovernedConfig, pipeline: Pipeline, clock: Clock, tell: Tell) -> Governing:
+    """What looks at this machine as the config says, and keeps what it counts in the state folder."""
     folder = state_folder(os.environ)
     meter = make_meter(config.sensors, EnergyFile(folder).read())
     return Governing(config, pipeline, make_sampler(config.sensors, clock), meter, clock, tell, folder=folder)

@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 
 from edgerun.app.listening import LISTENERS, check_listener, listener, source_options
+from edgerun.app.observing import Inspect, inspector
 from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
@@ -96,7 +97,7 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
             check_listener(name, stream, models[one].bundle)
         first = models[stream.models[0]]
         given = source_options(name, stream, first.bundle, first.preprocess)
-        captures.append(_capture(name, stream, given, own, options, shared))
+        captures.append(_capture(name, stream, given, first, own, options, shared))
     workers = [_worker(name, config.models[name], models[name], by_model[name], ready[name], shared) for name in models]
     return Joined(captures, workers, lanes, caches)
 
@@ -159,13 +160,14 @@ def _scene(name: str, stream: StreamConfig, model: LoadedModel) -> Scene | None:
     return SceneMemory(TrackOptions(lost_s=track.lost_s), zones)
 
 
-def _gate_plan(stream: StreamConfig) -> GatePlan:
+def _gate_plan(stream: StreamConfig, inspect: Inspect) -> GatePlan:
     gate = stream.gate
     return GatePlan(
         gate=None if gate is None else _gate(gate),
         still_ns=0 if gate is None else round(gate.still_s * 1e9),
         crop=gate is not None and gate.crop,
         blackout=_blackout(stream),
+        inspect=inspect,
     )
 
 
@@ -188,6 +190,7 @@ def _capture(
     name: str,
     stream: StreamConfig,
     given: msgspec.Struct,
+    first: LoadedModel,
     lanes: Sequence[Lane],
     options: RunOptions,
     shared: Surroundings,
@@ -210,7 +213,7 @@ def _capture(
     intake = Intake(
         lanes,
         shared.clock,
-        gate=_gate_plan(stream),
+        gate=_gate_plan(stream, inspector(name, stream, first, shared.notices)),
         keep_pictures=shared.keep_pictures,
         keep_whole=shared.keep_whole,
         spare_core=len(os.sched_getaffinity(0)) > 1,

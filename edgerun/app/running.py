@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgerun.app.governing import Governing, News, open_governing
 from edgerun.app.joining import Surroundings, join, used_models
 from edgerun.app.listening import rate_of_sources
+from edgerun.app.observing import collected, watch_drift
 from edgerun.app.opening import LoadedModel, open_model
+from edgerun.app.telling import DevicePicture, Telling
 from edgerun.clock import Clock
 from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
 from edgerun.infer.fallback import Event
 from edgerun.pipeline.ending import Delivery
-from edgerun.pipeline.notice import EngineNotice, NoticeBoard, StopRequested, StreamNotice
+from edgerun.pipeline.notice import Asked, EngineNotice, InputNotice, NoticeBoard, StopRequested, StreamNotice, ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
@@ -31,12 +34,14 @@ from edgerun.telemetry import payload
 from edgerun.telemetry.ledger import Ledger
 from edgerun.telemetry.reporter import EngineReport, ReportedDevice, Reporter
 from edgerun.telemetry.states import StateKeeper
+from edgerun.telemetry.trace import Trace
 from edgerun.types import EngineInfo
 
 if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
     from edgerun.app.commanding import Commanding
     from edgerun.broker.connection import Connection, ConnectionStats
     from edgerun.broker.message import Message
+    from edgerun.telemetry.prometheus import Scraped
 
 _log = logging.getLogger(__name__)
 
@@ -81,18 +86,29 @@ class App:
         self._ended: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._delivery: ConnectionStats | None = None
         self._commands: Commanding | None = None
+        self._governing: Governing | None = None
+        self._opened = ExitStack()
+        self._trace = Trace(config.device.id, clock) if options.trace is not None else None
         try:
             for name, model in self._used_models():
                 self._models[name] = open_model(
                     model, partial(self._engine_changed, name), rate_of_sources(config, name)
                 )
             streams = config.streams.items()
-            self._states = StateKeeper({n: self._models[s.models[0]].engine.info.accelerator for n, s in streams})
+            on = {name: self._models[stream.models[0]].engine.info.accelerator for name, stream in streams}
+            self._states = StateKeeper(on, clock)
+            self._drift = watch_drift(config, self._models)
             if config.mqtt is not None:
                 self._broker = self._open_broker(config.mqtt)
             self._open_sinks()
             self.pipeline = self._built = self._build_pipeline()
+            self._governing = open_governing(config, self.pipeline, clock, self._tell_of_device)
+            if self._governing is not None:
+                self._opened.callback(self._governing.close)
+            self._picture = DevicePicture(self._governing)
             self._reporter = self._build_reporter()
+            self._telling = Telling(config, self._models, self._broker, self._picture, self._scraped, clock)
+            self._opened.callback(self._telling.close)
             if self._broker is not None and config.mqtt is not None:
                 from edgerun.app.commanding import Commanding
 
@@ -112,6 +128,8 @@ class App:
         gc.collect()
         if self._broker is not None:
             self._broker.start()
+        if self._governing is not None:
+            self._governing.start()
         if self._commands is not None:
             self._commands.start()
         self.pipeline.start()
@@ -124,12 +142,16 @@ class App:
         deadline_ns = self.clock.mono_ns() + round(limit_s * 1e9)
         if self._commands is not None:
             self._commands.close()
+        if self._governing is not None:
+            self._governing.close()
         try:
             stuck = self.pipeline.stop(limit_s * 0.7)
             if stuck:
                 _log.warning("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
         finally:
             self._ended = self._ledger.run()
+            if self._trace is not None and self._options.trace is not None:
+                self._trace.write(self._options.trace)
             self._forget_what_is_held(self.pipeline.held)
             broker = self._broker
             if broker is not None:
@@ -150,6 +172,7 @@ class App:
             for name, model in self._models.items():
                 if name not in self._held_models:
                     each.callback(model.engine.close)
+            each.callback(self._opened.close)
             if self._broker is not None:
                 each.callback(self._broker.stop, 0.0)
             for sink in self._sinks:
@@ -196,6 +219,24 @@ class App:
         }
         return "; ".join(f"{name} without {lost[-1][0]}: {lost[-1][1]}" for name, lost in fallbacks.items())
 
+    def tell_device(self, news: News) -> None:
+        """Log and publish what the device did for its own sake, or met with."""
+        calm = news.kind in ("recovered", "unthrottled", "quiet", "quiet_over")
+        _log.log(logging.INFO if calm else logging.WARNING, "%s: %s", news.kind, news.text)
+        for stream, why in news.streams.items():
+            self._states.set_held(stream, why)
+        if self._broker is not None:
+            self._reporter.send_event(self._broker, news.kind, news.text)
+            self._reporter.send_states(self._broker)
+
+    def tell_input(self, notice: InputNotice) -> None:
+        """Log and publish that what a stream is given is not what it should be, or is again."""
+        level = logging.WARNING if notice.present else logging.INFO
+        _log.log(level, "stream %s: input %s: %s", notice.stream, notice.fault, notice.text)
+        self._states.set_fault(notice.stream, notice.fault, notice.present)
+        if self._broker is not None:
+            self._reporter.send_event(self._broker, notice.event, notice.text, notice.stream)
+
     def next_tick_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""
         beat_ns = self.clock.mono_ns() + round(BEAT_S * 1e9)
@@ -204,8 +245,9 @@ class App:
     def tick(self) -> None:
         """Say that the process runs, and publish what is due."""
         self._pulse.beat()
-        if self._broker is not None:
-            self._reporter.tick(self._broker)
+        if self._broker is not None and self._reporter.tick(self._broker):
+            self._telling.look()
+        self._telling.tick()
 
     def summary(self) -> dict[str, Any]:
         """The account of the run until it was stopped, in the shape of contracts.md."""
@@ -282,13 +324,17 @@ class App:
             wanted.append(("picture", {**paths, "streams": tuple(self._config.streams)}))
         if self._config.mqtt is not None:
             wanted.append(("mqtt", {"prefix": self._config.mqtt.prefix}))
+        if kept := collected(self._config):
+            wanted.append(("collect", {"streams": kept}))
         for kind, values in wanted:
             sink_class = resolve("sink", kind)
             self._sinks.append(sink_class(sink_class.options(**values), context))
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
-        sinks = [self._states, *self._sinks, *self._observers]
+        sinks = [self._states, self._drift, *self._sinks, *self._observers]
+        if self._trace is not None:
+            sinks.append(self._trace)
         shared = Surroundings(
             self.clock,
             self._notices,
@@ -301,6 +347,9 @@ class App:
         joined = join(self._config, self._options, self._models, shared)
         for name, lane in joined.lanes.items():
             self._ledger.add(name, lane.meter)
+            if self._trace is not None:
+                bundle = self._models[lane.plan.model].bundle
+                lane.meter.account.watch = self._trace.watch(lane.plan.stream, bundle.name)
         self._caches = joined.caches
         publisher = Publisher(outbox, sinks, self.clock, self._run_id, on_published=self._note_published)
         return Pipeline(joined.captures, joined.workers, publisher, outbox, self.clock, self._notices)
@@ -325,12 +374,22 @@ class App:
             engines=engines,
         )
         interval_s = mqtt.telemetry_interval if mqtt else 0.0
-        return Reporter(device, self._states, self._ledger, self._read_load, self.clock, interval_s)
+        return Reporter(
+            device,
+            self._states,
+            self._ledger,
+            self._read_load,
+            self.clock,
+            interval_s,
+            read_device=self._picture.take,
+            drift=self._drift,
+        )
 
     def _birth(self) -> Sequence[Message]:
         from edgerun.broker.message import Message
 
-        return [Message(topic, body, qos=1, retain=True) for topic, body in self._reporter.birth()]
+        births = [Message(topic, body, qos=1, retain=True) for topic, body in self._reporter.birth()]
+        return [*births, *self._telling.birth()]
 
     def _read_load(self) -> dict[str, float]:
         try:
@@ -338,6 +397,22 @@ class App:
         except DeviceError as error:  # what this process costs is then not known; it goes on
             _log.warning("%s", error)
             return {}
+
+    def _tell_of_device(self, news: News | ThreadDied) -> None:
+        """Called by the thread "sensors"."""
+        self._notices.put(news if isinstance(news, ThreadDied) else Asked(partial(self.tell_device, news)))
+
+    def _scraped(self) -> Scraped:
+        from edgerun.telemetry.prometheus import Scraped
+
+        return Scraped(
+            self._ledger,
+            self._states,
+            self._reporter.engines,
+            self._read_load,
+            self._picture.readings,
+            lambda: self._picture.latest,
+        )
 
     def _note_published(self, published: int, now_ns: int) -> None:
         if published == 1:

@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--jsonl", metavar="FILE", help="append results to FILE as JSON lines; - is stdout")
     out.add_argument("--save", metavar="FILE.mp4", help="the annotated video; an existing file is replaced")
+    out.add_argument("--trace", metavar="FILE.json", help="the run's last frames as a trace for Perfetto or Chrome")
     out.add_argument("--snapshot", metavar="FILE.jpg", help="the latest annotated picture, replaced every second")
     out.add_argument(
         "--quiet", action="store_true", help="no line per result, no summary table, only warnings in the log"
@@ -148,7 +149,7 @@ def read_flags(args: argparse.Namespace, device: Mapping[str, Any]) -> Config:
 def read_options(args: argparse.Namespace) -> RunOptions:
     """What the flags say of this one run. Raises `ConfigErrors`."""
     report = Report(lambda place: "--" + place.replace("_", "-"), {Path: lambda value, place, report: Path(value)})
-    keys = ("as_fast", "loop", "seconds", "frames", "jsonl", "save", "snapshot", "json")
+    keys = ("as_fast", "loop", "seconds", "frames", "jsonl", "save", "snapshot", "trace", "json")
     raw = {key: getattr(args, key) for key in keys}
     options = read_struct({**raw, "console": not args.quiet}, RunOptions, "", report)
     if report.errors:

@@ -201,6 +201,12 @@ class GovernedConfig(Protocol):
     def quiet(self) -> Mapping[str, QuietConfig]: ...
 
 
+def looks_at_itself(config: GovernedConfig) -> bool:
+    """Whether anything is made of what the device sees of itself: telemetry, levels, quiet hours."""
+    aims = any(stream.target_age_ms is not None for stream in config.streams.values())
+    return config.mqtt is not None or config.governor is not None or bool(config.quiet) or aims
+
+
 def check_governing(raw: dict[str, Any], report: Report) -> None:
     """Report what the tables, as written, ask of each other."""
     streams, models = _table(raw, "streams"), _table(raw, "models")

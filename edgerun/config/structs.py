@@ -15,8 +15,10 @@ from msgspec import Meta
 from edgerun.config.watching import (
     ActivityConfig,
     BatchConfig,
+    CollectConfig,
     GateConfig,
     KeywordConfig,
+    MetricsConfig,
     PartOfFrame,
     PrivacyConfig,
     ThenConfig,
@@ -226,6 +228,7 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         default_factory=dict
     )
     then: Annotated[ThenConfig | None, Meta(description="A table, see below.")] = None
+    collect: Annotated[CollectConfig | None, Meta(description="A table, see below; by default nothing is kept.")] = None
     keyword: Annotated[
         KeywordConfig | None, Meta(description="A table, see below; of a model that listens for words.")
     ] = None
@@ -250,6 +253,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     device: DeviceConfig = msgspec.field(default_factory=DeviceConfig)
     mqtt: MqttConfig | None = None
+    metrics: MetricsConfig | None = None
 
 
 class RunOptions(msgspec.Struct, frozen=True):
@@ -266,5 +270,6 @@ class RunOptions(msgspec.Struct, frozen=True):
     jsonl: Text | None = None
     save: Path | None = None
     snapshot: Path | None = None
+    trace: Path | None = None
     console: bool = True
     json: bool = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from edgerun.polygon import check_polygon
+from edgerun.secret import Secret
 
 _POLYGON = "at least 3 points [x, y] in 0..1 of the frame"
 _REGION = "[x0, y0, x1, y1] in 0..1 of the frame, x0 < x1 and y0 < y1"
@@ -116,6 +118,41 @@ class ActivityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(gt=0, le=86400)],
         Meta(description="After a longer time without results it is taken to have ended."),
     ] = 5.0
+
+
+class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.collect]`: keep pictures that the model is unsure of, for the next one."""
+
+    folder: Annotated[
+        Path | None, Meta(description="Where; by default `collect/NAME` in the state folder. Nothing else goes there.")
+    ] = None
+    score: Annotated[
+        tuple[Share, Share],
+        Meta(description="Unsure is a result with a score in this band; lower `threshold` where it reaches below."),
+    ] = (0.3, 0.6)
+    labels: Annotated[tuple[Label, ...], Meta(description="Only of these; by default of all.")] = ()
+    every_s: Annotated[Seconds, Meta(description="At most one picture in this time.")] = 60.0
+    max_bytes: Annotated[
+        Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})],
+        Meta(description="Room for pictures and what is known of them; the oldest give way."),
+    ] = 256 << 20
+
+
+class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: for Prometheus; needs the extra `metrics`. `/metrics`, `/healthz` and `/readyz` are served."""
+
+    listen: Annotated[str, Meta(description="The address to serve on; beyond loopback it needs `token`.")] = "127.0.0.1"
+    port: Annotated[Annotated[int, Meta(ge=0, le=65535)], Meta(description="The port; 0: any free one.")] = 9464
+    token: Annotated[
+        Secret | None,
+        Meta(
+            description="What a scraper must send (`Authorization: Bearer …`); given like a password.",
+            extra={"expected": "a table that says where it is"},
+        ),
+    ] = None
+    textfile: Annotated[
+        Path | None, Meta(description="Written at every telemetry too, for node_exporter's textfile collector.")
+    ] = None
 
 
 class ThenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

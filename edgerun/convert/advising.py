@@ -31,6 +31,10 @@ def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Seq
             "--mean, --std, --color, --fit and the order of --labels those it was trained with? See --preview."
         )
     if outcome.passed:
+        if found is not None and not found.complete:
+            advice.append(
+                "The time was over before the search was done: more layers may do in int8 with --time-budget."
+            )
         return (*advice, *_no_faster(outcome))
     advice += _what_suffers(outcome.quality)
     if found is None:
@@ -57,6 +61,12 @@ def advise(outcome: Outcome, found: Found | None, calibrated: int, warnings: Seq
         advice.append(f"The layers that lose most: {said}.")
     advice.append("Try another way to choose ranges (--calibration percentile, entropy or mse), or --precision fp16.")
     return tuple(advice)
+
+
+def in_words(quality: Quality) -> str:
+    """What is kept, in a sentence."""
+    extra = f", {quality.more['extra']:.1%} extra" if "extra" in quality.more else ""
+    return f"{quality.metric} {quality.value:.4f} of {quality.original:.4f} ({quality.kept:.2%} kept{extra})."
 
 
 def _no_faster(outcome: Outcome) -> list[str]:

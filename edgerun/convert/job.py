@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgerun.convert import routes
-from edgerun.convert.advising import advise
+from edgerun.convert.advising import advise, in_words
 from edgerun.convert.bundling import ModelFile, Origin, Recipe, put, seal, write_bundle
 from edgerun.convert.judge import Judge
 from edgerun.convert.order import Job, check
@@ -31,7 +31,7 @@ from edgerun.convert.place import Place, report_folder
 from edgerun.convert.preview import Preview, draw, look, spread
 from edgerun.convert.repeating import repeat
 from edgerun.convert.samples import Part
-from edgerun.convert.search import Found, find_layers
+from edgerun.convert.search import Found, find_layers, operators
 from edgerun.convert.sources import Source, open_source
 from edgerun.convert.subject import Subject, describe, refuse_state
 from edgerun.errors import DeviceError
@@ -197,7 +197,7 @@ class _Work:
                 half = job.precision == "fp16"
                 model = routes.as_fp16(network, job.target) if half else routes.as_float(network)
                 quality = judge(model)
-                told(_said(quality))
+                told(in_words(quality))
             return _Chosen(model, quality, job.precision)
         with self._step("calibrate") as told:
             few = Part(pair.calibration, spread(len(pair.calibration), MOST_CALIBRATION), candidate)
@@ -216,7 +216,7 @@ class _Work:
                 budget_s=60 * job.time_budget_min,
                 mixed=mixed,
             )
-            text = found.text(quantizer.layers) + f": {_said(found.quality)}"
+            text = found.text(quantizer.layers) + f": {in_words(found.quality)}"
             if len(found.trials) > 1:
                 text += f" Layers in higher precision and what is kept: {found.tries()}."
                 text += " The layers were chosen by this same comparison, which flatters its figures a little."
@@ -225,8 +225,7 @@ class _Work:
         precisions = quantizer.precisions(found.kept)
         layers = tuple(
             LayerChoice(layer, precisions[layer.name], found.sensitivity.get(layer.name))
-            for layer in quantizer.layers
-            if layer.name in precisions
+            for layer in operators(quantizer.layers, precisions)
         )
         precision: Precision = "mixed" if found.kept else "int8"
         naive = found.naive if found.kept else None
@@ -250,7 +249,13 @@ class _Work:
                 measured += there.measured
                 self._notes += there.notes
             told("; ".join(f"{one.name} on {one.device} {one.p50_ms:.2f} ms" for one in measured) + ".")
-        return measured
+        if self._source.bundle is None:
+            return measured
+        # As it was given: what it was unpacked to for the work is no size that anyone ships.
+        given = self._source.size_bytes
+        return tuple(
+            msgspec.structs.replace(one, size_bytes=given) if one.name == "original" else one for one in measured
+        )
 
     def _finish(
         self, original: Subject, candidate: Subject, network: Network, chosen: _Chosen, pair: Pair, sheet: Path
@@ -386,8 +391,3 @@ class _Work:
 
         yield told
         self._steps.append(Step(name, said[0], round(time.monotonic() - began, 3)))
-
-
-def _said(quality: Quality) -> str:
-    extra = f", {quality.more['extra']:.1%} extra" if "extra" in quality.more else ""
-    return f"{quality.metric} {quality.value:.4f} of {quality.original:.4f} ({quality.kept:.2%} kept{extra})."

@@ -90,6 +90,19 @@ def rank(layers: Sequence[Layer], sensitivity: Mapping[str, float]) -> list[str]
     return [layers[at].name for at in sorted(range(len(layers)), key=place)]
 
 
+def operators(layers: Sequence[Layer], named: Mapping[str, str]) -> list[Layer]:
+    """Those of `layers` that are operators (`named`), with the weights that a quantiser lists as a choice of their own,
+    called as the operator with a word in brackets behind it.
+    """
+    beside: dict[str, int] = {}
+    for one in layers:
+        if one.name not in named:
+            owner = one.name.rpartition(" (")[0]
+            beside[owner] = beside.get(owner, 0) + one.weights
+    found = [one for one in layers if one.name in named]
+    return [msgspec.structs.replace(one, weights=one.weights + beside.get(one.name, 0)) for one in found]
+
+
 class _Search:
     def __init__(
         self, quantizer: Quantizer, judge: Judging, gate: Gate, progress: Progress, budget_s: float, clock: Clock

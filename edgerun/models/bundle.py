@@ -67,6 +67,8 @@ class Bundle(msgspec.Struct, frozen=True):
     state: tuple[tuple[str, str], ...] | None = None
     shapes: Mapping[str, tuple[int, ...]] = {}
     calibration: Calibration | None = None
+    reference: Mapping[str, Any] | None = None
+    """What scores and shares of classes are usual, as `telemetry.drift` reads it."""
 
     @property
     def main(self) -> Artifact:
@@ -323,6 +325,7 @@ def _assemble(manifest: Manifest, contents: dict[str, bytes], path: Path) -> Bun
         threshold=manifest.threshold,
         golden=contents.get(GOLDEN),
         signal=manifest.signal,
+        reference=manifest.reference,
         constants=manifest.constants,
         state=manifest.state,
         shapes=manifest.shapes,

@@ -85,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True):
     labels: str | None = None
     threshold: _Share | None = None
     signal: Signal | None = None
+    reference: dict[str, Any] | None = None
     constants: dict[str, Any] = {}
     """Input → what it is always given: a number, or a list of the input's shape."""
     state: tuple[tuple[str, str], ...] | None = None

@@ -166,7 +166,7 @@ class Capture:
                 self._tell("running", "" if self._state is None else "frames come again")
                 stamp = self._stamp(grab)
                 if not source.lossless and self._is_left_over(grab, asked_ns, before_ns):
-                    self._intake.expire()
+                    self._intake.expire(stamp)
                 else:
                     self._intake.take(grab, stamp)
             return None

@@ -49,7 +49,7 @@ class Job(msgspec.Struct):
 def count_failed(delivery: Delivery, reason: str) -> None:
     """End a result that will not be published: counted with its reason, its picture given back."""
     lane, result = delivery
-    lane.meter.account.end("failed", reason)
+    lane.meter.account.end("failed", reason, result.stamp)
     if result.lease is not None:
         result.lease.release()
 
@@ -138,7 +138,7 @@ class Ending:
         chosen, left_out = chooser.choose(detections, frame.stamp.moment_ns)
         for _ in range(left_out):
             target.meter.account.grab()
-            target.meter.account.end("limited")
+            target.meter.account.end("limited", None, frame.stamp)
         ready_ns = self._clock.mono_ns()
         for one in chosen:
             target.meter.account.grab()

@@ -26,6 +26,8 @@ class GatePlan(msgspec.Struct, frozen=True):
     still_ns: int = 0
     crop: bool = False
     blackout: Callable[[Image], None] | None = None
+    inspect: Callable[[Image, int], None] | None = None
+    """Shown each picture or window of a live source, masked, with when it was captured (monotonic ns)."""
     share: float = 0.0
 
 
@@ -36,6 +38,8 @@ class Watch:
         self.plan = plan
         self.factor = 1.0
         """The gate asks for this many times its share; any thread may set it."""
+        self.live = False
+        """The source shows what is there now."""
         self._grey: GreyImage | None = None
 
     def look(self, source: Source, grab: Grab) -> Motion | None:
@@ -48,6 +52,8 @@ class Watch:
     def judge(self, image: Image, grab: Grab) -> Motion | None:
         """What moves in a picture (`H×W×3` BGR or `H×W`, changed: masked); None without a gate."""
         self.mask(image)
+        if self.live and self.plan.inspect is not None:
+            self.plan.inspect(image, grab.captured_ns)
         if self.plan.gate is None:
             return None
         motion = self.plan.gate.look(image, grab.captured_ns if grab.recorded_ns is None else grab.recorded_ns)

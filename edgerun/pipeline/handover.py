@@ -15,9 +15,9 @@ def put(lane: Lane, frame: Frame) -> None:
             return
         victim = lane.slot.put(frame)
     except Closed:  # only when this thread was given up as stuck and its slots were closed over its head
-        lane.meter.account.end("failed", "stopped")
+        lane.meter.account.end("failed", "stopped", frame.stamp)
         frame.lease.release()
         return
     if victim is not None:
-        lane.meter.account.end("superseded")
+        lane.meter.account.end("superseded", None, victim.stamp)
         victim.lease.release()

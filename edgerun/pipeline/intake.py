@@ -74,6 +74,7 @@ class Intake:
     def begin(self, source: Source) -> None:
         """From now on frames come from `source`."""
         self._source = source
+        self._watch.live = not source.lossless
         self._reopened, self._begun = self._begun, True
         self._gaps.pause()  # the time until its first frame says nothing about the camera's interval
         self._held = None
@@ -87,7 +88,7 @@ class Intake:
         for lane in self.lanes:
             lane.meter.account.grab()
             if not any(lane.meter is one.meter for one in self._offered):  # between two models
-                lane.meter.account.end("skipped")
+                lane.meter.account.end("skipped", None, stamp)
         for lane in self._offered:
             lane.demand.interval_ns = self._gaps.mean_ns
         if not self._offered:
@@ -98,15 +99,15 @@ class Intake:
             self._held = (grab, stamp)
             self.use_held()
         else:
-            self._deliver(grab, stamp, [lane for lane in self._offered if self._is_worth_it(lane, grab)])
+            self._deliver(grab, stamp, [lane for lane in self._offered if self._is_worth_it(lane, stamp)])
 
-    def expire(self) -> None:
+    def expire(self, stamp: Stamp) -> None:
         """A new frame is in hand, and too old to be looked at."""
         self._let_go()
         self._gaps.pause()
         for lane in self.lanes:
             lane.meter.account.grab()
-            lane.meter.account.end("expired")
+            lane.meter.account.end("expired", None, stamp)
 
     def hold_until_ns(self) -> int | None:
         """Until when (monotonic) to wait for a newer frame; None when the frame in hand is of no more use."""
@@ -180,7 +181,7 @@ class Intake:
         held, self._held = self._held, None
         if held is not None:
             for lane in self._offered:
-                lane.meter.account.end("skipped")
+                lane.meter.account.end("skipped", None, held[1])
 
     def _decode_at_ns(self, lane: Lane, now_ns: int) -> int:
         demand = lane.demand
@@ -193,26 +194,26 @@ class Intake:
             in_slot=len(lane.slot) > 0,
         )
 
-    def _is_worth_it(self, lane: Lane, grab: Grab) -> bool:
+    def _is_worth_it(self, lane: Lane, stamp: Stamp) -> bool:
         """Whether this lane will use a frame that cannot be held; counts it when not."""
         if lane.plan.ordered:
             return True
         waiting = lane.slot.newest()
         if worth_retrieving(
             self._clock.mono_ns(),
-            grab.captured_ns,
+            stamp.captured_ns,
             lane.demand.wanted_at_ns,
             self._decode.value_ns,
             self._gaps,
             None if waiting is None else waiting.stamp.captured_ns,
         ):
             return True
-        lane.meter.account.end("skipped")
+        lane.meter.account.end("skipped", None, stamp)
         return False
 
     def _deliver(self, grab: Grab, stamp: Stamp, lanes: Sequence[Lane]) -> None:
         """Hand the frame to `lanes`, each of which may turn out not to want it; every one of them counts it."""
-        offers = self._offers(grab, lanes)
+        offers = self._offers(grab, stamp, lanes)
         if not offers:
             return
         began_ns = self._clock.mono_ns()
@@ -227,29 +228,29 @@ class Intake:
         image: Image | None = None
         try:
             motion = self._watch.look(self._source, grab)
-            offers = self._through_gate(offers, motion, grab)
+            offers = self._through_gate(offers, motion, stamp)
             if offers and (self._keep_pictures or not all(offers.values())):
                 image = self._retrieve()
                 if motion is None:
                     motion = self._watch.judge(image, grab)
-                    offers = self._through_gate(offers, motion, grab)
+                    offers = self._through_gate(offers, motion, stamp)
                 else:
                     self._watch.mask(image)
         except FrameError as error:
             for lane in offers:
                 lane.pass_on(self._clock.mono_ns())
-                lane.fail(stamp.seq, error, began_ns)
+                lane.fail(stamp, error, began_ns)
             return
         except BaseException:
             for lane in offers:
-                lane.meter.account.end("failed", "source")
+                lane.meter.account.end("failed", "source", stamp)
             raise
         ready_ns = self._clock.mono_ns()
         if image is not None:
             self._decode.add(ready_ns - began_ns)
         self._hand_out(offers, grab, stamp, image, motion, ready_ns)
 
-    def _offers(self, grab: Grab, lanes: Sequence[Lane]) -> dict[Lane, Known | None]:
+    def _offers(self, grab: Grab, stamp: Stamp, lanes: Sequence[Lane]) -> dict[Lane, Known | None]:
         """The lanes whose fps cap lets the frame pass, each with what is known of it already."""
         offers: dict[Lane, Known | None] = {}
         for lane in lanes:
@@ -257,14 +258,14 @@ class Intake:
             capped = lane.rate_cap is not None and not self._source.lossless
             if capped and lane.rate_cap is not None and not lane.rate_cap.admits(grab.captured_ns):
                 lane.pass_on(self._clock.mono_ns())
-                lane.meter.account.end("limited")
+                lane.meter.account.end("limited", None, stamp)
                 continue
             found = lane.cache.get(lane.plan.stream, grab.key) if lane.cache is not None and grab.key else None
             offers[lane] = (Reuse("cache", found[0]), found[1]) if found else None
         return offers
 
     def _through_gate(
-        self, offers: dict[Lane, Known | None], motion: Motion | None, grab: Grab
+        self, offers: dict[Lane, Known | None], motion: Motion | None, stamp: Stamp
     ) -> dict[Lane, Known | None]:
         """The offers that pass the gate: of a still scene those whose last answer may stand for this frame too."""
         if motion is None or motion.moving:
@@ -275,9 +276,9 @@ class Intake:
             if known is not None:
                 passed[lane] = known
             elif not still_ns or (last is not None and lane.meter.account.in_flight > 1):
-                lane.meter.account.end("gated")
+                lane.meter.account.end("gated", None, stamp)
                 lane.pass_on(self._clock.mono_ns())
-            elif last is not None and grab.captured_ns - last[0] <= still_ns:
+            elif last is not None and stamp.captured_ns - last[0] <= still_ns:
                 passed[lane] = (Reuse("still", last[1]), self._source.frame_size)
             else:
                 passed[lane] = None  # too long ago: the model looks for itself

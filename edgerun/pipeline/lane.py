@@ -14,7 +14,7 @@ from edgerun.pipeline.cascade import CropChooser
 from edgerun.pipeline.demand import RateCap
 from edgerun.ports import Decoder, Scene
 from edgerun.slot import Slot
-from edgerun.types import Answer, Box, Frame
+from edgerun.types import Answer, Box, Frame, Stamp
 from edgerun.wake import Wake
 
 _log = logging.getLogger(__name__)
@@ -153,22 +153,22 @@ class Lane:
         """Whether a frame waits in the Slot, is held back for the lane's turn, or is just being decoded."""
         return self.demand.holding or bool(len(self.slot)) or self.demand.due_ns > now_ns
 
-    def fail(self, seq: int, error: FrameError, now_ns: int) -> None:
+    def fail(self, stamp: Stamp, error: FrameError, now_ns: int) -> None:
         """Count a frame that cannot be used. The first and then one every ten seconds is a warning: a camera may send
         thirty a second.
         """
-        self.meter.account.end("failed", error.reason)
+        self.meter.account.end("failed", error.reason, stamp)
         quiet = self._complained_ns is not None and now_ns - self._complained_ns < _COMPLAIN_EVERY_NS
         if not quiet:
             self._complained_ns = now_ns
         level = logging.DEBUG if quiet else logging.WARNING
-        _log.log(level, "stream %s: frame %d failed: %s", self.plan.stream, seq, error)
+        _log.log(level, "stream %s: frame %d failed: %s", self.plan.stream, stamp.seq, error)
 
-    def expire(self, age_ns: int, now_ns: int) -> None:
+    def expire(self, stamp: Stamp, now_ns: int) -> None:
         """Count a frame or result that is too old; told once a minute, since nothing else would tell of it, and once
         more when it turns out that the model can never be in time.
         """
-        self.meter.account.end("expired")
+        self.meter.account.end("expired", None, stamp)
         self._expired += 1
         due = self._told_expired_ns is None or now_ns - self._told_expired_ns >= _TELL_EXPIRED_EVERY_NS
         if not due and (self._told_hopeless or self._expired % _JUDGE_EVERY):
@@ -181,7 +181,7 @@ class Lane:
         _log.warning(
             "stream %s: %.0f ms old and not published: max_age_ms is %g%s (%d so far)",
             self.plan.stream,
-            age_ns / 1e6,
+            (now_ns - stamp.captured_ns) / 1e6,
             self.plan.max_age_ms,
             f", and inference alone takes {service_ms:.0f} ms: raise max_age_ms, or take a faster model"
             if hopeless

@@ -28,6 +28,16 @@ class EngineNotice(msgspec.Struct, frozen=True):
     reason: str
 
 
+class InputNotice(msgspec.Struct, frozen=True):
+    """What a stream's camera or sensor sees is not what it should be, or is again: see `scene.health.Change`."""
+
+    stream: str
+    fault: str
+    present: bool
+    event: str
+    text: str
+
+
 class ThreadDied(msgspec.Struct, frozen=True):
     """A thread met something it has no recovery for: the run ends."""
 
@@ -53,7 +63,7 @@ class ThreadEnded(msgspec.Struct, frozen=True):
     thread: str
 
 
-Notice = StreamNotice | EngineNotice | ThreadDied | StopRequested | ThreadEnded | Asked
+Notice = StreamNotice | EngineNotice | InputNotice | ThreadDied | StopRequested | ThreadEnded | Asked
 
 # SimpleQueue.put is reentrant, so a signal handler may put too; notices are rare (back-off spaces them).
 NoticeBoard = queue.SimpleQueue[Notice]

@@ -57,7 +57,7 @@ class Publisher:
         age_ns = now_ns - result.stamp.captured_ns
         try:
             if result.max_age_ns and age_ns > result.max_age_ns:
-                lane.expire(age_ns, now_ns)
+                lane.expire(result.stamp, now_ns)
                 return
             age_ms = age_ns / 1e6
             publication = Publication(result, f"{self._run_id}-{self.published:06d}", age_ms)
@@ -65,7 +65,7 @@ class Publisher:
                 for sink in self._sinks:
                     sink.publish(publication)
             except BaseException:
-                lane.meter.account.end("failed", "sink")
+                lane.meter.account.end("failed", "sink", result.stamp)
                 raise
             self.published += 1
             lane.meter.account.end("published")

@@ -134,7 +134,7 @@ class Turns:
                 self._ended.append(index)
                 self.pass_ends_on()
                 continue
-            self.lanes[index].meter.account.end("failed", reason)
+            self.lanes[index].meter.account.end("failed", reason, frame.stamp)
             frame.lease.release()
 
     def pass_ends_on(self) -> None:
@@ -153,7 +153,7 @@ class Turns:
         """The same; a frame that is too old is counted."""
         if not self.is_too_old(index, frame, now_ns):
             return False
-        self.lanes[index].expire(now_ns - frame.stamp.captured_ns, now_ns)
+        self.lanes[index].expire(frame.stamp, now_ns)
         return True
 
     def _next(self, waiting: Sequence[int]) -> int:

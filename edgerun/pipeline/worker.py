@@ -45,7 +45,8 @@ class Worker:
         self._clock = clock
         self._forget = forget
         self._busy_ns = 0
-        self._accelerator = engine.info.accelerator
+        self._info = engine.info
+        """That of what inferred last: another object is another engine, also where it is of the same kind."""
 
     def read_busy_ns(self) -> int:
         """Time spent on frames so far, ns."""
@@ -114,6 +115,7 @@ class Worker:
             job.gap = True
             self._preprocess.reset()
             self._forget()
+            self._info = self.engine.info
 
     def _is_missed_before(self, job: Job) -> bool:
         """Whether something before this frame is missing, of a lane whose frames follow each other."""
@@ -132,11 +134,11 @@ class Worker:
                 self._lanes[job.index].expects = _NEVER
                 self._fail(job, error)
             return ()
-        now_ns, accelerator = self._clock.mono_ns(), self.engine.info.accelerator
+        now_ns, info = self._clock.mono_ns(), self.engine.info
         for job in rows:
-            job.inferred_ns, job.accelerator = now_ns, accelerator
-        if accelerator != self._accelerator:  # and what the model remembers did not move with it
-            self._accelerator = accelerator
+            job.inferred_ns, job.accelerator = now_ns, info.accelerator
+        if info is not self._info:  # another engine answered, and what the model remembers did not move with it
+            self._info = info
             for job in rows:
                 self._lanes[job.index].expects = _NEVER
                 job.gap = job.gap or self._lanes[job.index].plan.ordered
@@ -178,12 +180,12 @@ class Worker:
 
     def _fail(self, job: Job, error: FrameError) -> None:
         job.ended = True
-        self._lanes[job.index].fail(job.frame.stamp.seq, error, self._clock.mono_ns())
+        self._lanes[job.index].fail(job.frame.stamp, error, self._clock.mono_ns())
 
 
 def give_up(turns: Turns, jobs: Sequence[Job]) -> None:
     """The worker is done with these frames: gives their pictures back and counts those that came to nothing."""
     for job in jobs:
         if not job.ended:
-            turns.lanes[job.index].meter.account.end("failed", "engine")
+            turns.lanes[job.index].meter.account.end("failed", "engine", job.frame.stamp)
         job.frame.lease.release()

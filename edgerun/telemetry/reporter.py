@@ -86,15 +86,17 @@ class Reporter:
         """When `tick` has something to do next (monotonic ns)."""
         return min(self._next_state_ns, self._next_telemetry_ns)
 
-    def tick(self, broker: Broker) -> None:
-        """Publish the states that changed and telemetry, where due."""
+    def tick(self, broker: Broker) -> bool:
+        """Publish the states that changed and telemetry, where due; whether telemetry was."""
         now_ns = self._clock.mono_ns()
         if now_ns >= self._next_state_ns:
             self._next_state_ns = now_ns + _STATE_INTERVAL_NS
             self.send_states(broker)
-        if now_ns >= self._next_telemetry_ns:
-            self._next_telemetry_ns = now_ns + self._interval_ns
-            self.send_telemetry(broker)
+        if now_ns < self._next_telemetry_ns:
+            return False
+        self._next_telemetry_ns = now_ns + self._interval_ns
+        self.send_telemetry(broker)
+        return True
 
     def birth(self) -> list[tuple[str, bytes]]:
         """Topics and payloads that a broker should hold of us, retained, after every connection."""

@@ -16,6 +16,7 @@ from edgerun.clock import FakeClock
 from edgerun.ports import Sink, SinkContext
 from edgerun.publish.console import ConsoleSink
 from edgerun.publish.jsonl import JsonlSink
+from edgerun.publish.collect import CollectPlan, CollectSink
 from edgerun.publish.picture import PictureSink
 from edgerun.registry import BUILTIN, resolve
 from edgerun.types import Answer, Classification, Lease, Publication
@@ -29,6 +30,10 @@ MAKERS: dict[str, Callable[[Path], Sink]] = {
     "jsonl-null": lambda folder: JsonlSink(JsonlSink.Options(path="/dev/null"), CONTEXT),
     "picture": lambda folder: PictureSink(
         PictureSink.Options(save=str(folder / "out.mp4"), snapshot=str(folder / "out.jpg")), CONTEXT
+    ),
+    "collect": lambda folder: CollectSink(
+        CollectSink.Options(streams={"dock": CollectPlan(folder=str(folder / "kept"), score=(0.0, 1.0), every_s=0.0)}),
+        CONTEXT,
     ),
     "snapshot": lambda folder: PictureSink(PictureSink.Options(snapshot=str(folder / "out.jpg")), CONTEXT),
 }

@@ -8,6 +8,7 @@ import msgspec
 
 from edgerun.convert.advising import advise
 from edgerun.convert.parts import ClassQuality, Measured, Network, Outcome, Quality
+from edgerun.convert.search import Found
 
 PLAIN = Outcome(
     source="net.onnx",
@@ -47,6 +48,14 @@ def test_a_result_that_is_no_faster_is_told() -> None:
     fast = msgspec.structs.replace(after, p50_ms=5.0)
     assert said(1.0, passed=True, precision="mixed", measured=(before, fast)) == ""
     assert said(1.0, passed=True, precision="fp16", measured=(before, after)) == ""
+
+
+def test_a_search_that_was_cut_short_is_told_even_where_the_gate_was_met() -> None:
+    quality = Quality("accuracy", 1.0, 1.0, 1.0, 100)
+    cut = Found(b"", frozenset({"conv"}), quality, True, quality, {"conv": 20.0}, (), 1.0, False)
+    outcome = msgspec.structs.replace(PLAIN, quality=quality, passed=True, precision="mixed")
+    assert "--time-budget" in " ".join(advise(outcome, cut, 100))
+    assert advise(outcome, msgspec.structs.replace(cut, complete=True), 100) == ()
 
 
 def test_the_classes_that_lose_are_named_in_the_order_of_their_loss() -> None:

@@ -60,6 +60,8 @@ def test_a_whole_bundle_with_its_report(ground: Path, tmp_path: Path) -> None:
     assert (outcome.precision, outcome.format, outcome.task) == ("int8", "onnx", "classify")
     assert (outcome.quality.metric, outcome.quality.samples) == ("accuracy", 60)
     assert [one.name for one in outcome.measured] == ["original", "result"]
+    sizes = [(ground / "net.onnx").stat().st_size, (asked.output / "model.onnx").stat().st_size]
+    assert [one.size_bytes for one in outcome.measured] == sizes, "the original as it was given"
     assert left(tmp_path) == ["bundle"]
     bundle = load(asked.output)
     assert bundle.labels == CLASSES
@@ -124,6 +126,7 @@ def test_onnx_in_tflite_out(ground: Path, tmp_path: Path) -> None:
     outcome = run(asked, quiet)
     assert outcome.passed
     assert outcome.quality_naive is not None
+    assert all(one.layer.weights > 0 for one in outcome.layers if one.layer.op == "CONV_2D")
     bundle = load(asked.output)
     assert (bundle.format, bundle.picture.layout, bundle.picture.size) == ("tflite", "NHWC", (16, 16))
     assert [one.name for one in outcome.steps][3] == "to tflite"

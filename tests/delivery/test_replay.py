@@ -16,7 +16,8 @@ def ages_ms(arrivals: list[Arrival]) -> list[float]:
     return [(a.came_ns - a.sent_ns) / 1e6 for a in arrivals if not a.replayed]
 
 
-def replay(folder: Path, count: int, rate: float) -> None:
+def replay(folder: Path, count: int, rate: float) -> tuple[float, float]:
+    """The 99th percentile of the age of live results, ms: during the replay and after it."""
     with Site(folder, "outage").up() as site:
         site.line.locked.set()
         site.start(rate=4_000, count=count, limit=20_000)
@@ -43,7 +44,7 @@ def replay(folder: Path, count: int, rate: float) -> None:
         f"replay of {count} at {rate:g}/s, {LIVE_RATE}/s live: age of live p50/p99 {percentile(during, 50):.1f}/"
         f"{worst:.1f} ms during ({len(during)}), {percentile(usual, 50):.1f}/{normal:.1f} ms after"
     )
-    assert worst <= 2 * normal + 50.0, "the noise of a shared machine apart"
+    return worst, normal
 
 
 def replayed(arrivals: list[Arrival]) -> int:
@@ -57,4 +58,5 @@ def test_a_replay_of_five_thousand(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_replay_of_fifty_thousand(tmp_path: Path) -> None:
-    replay(tmp_path, 50_000, 1_000.0)
+    worst, normal = replay(tmp_path, 50_000, 1_000.0)
+    assert worst <= 2 * normal + 50.0, "the noise of a shared machine apart"

@@ -132,12 +132,14 @@ def test_a_gap_is_told_where_something_is_missing(
         before = number
 
 
-def test_another_accelerator_does_not_remember() -> None:
+@pytest.mark.parametrize("accelerator", ["edgetpu", "cpu"])
+def test_another_engine_does_not_remember(accelerator: str) -> None:
+    """Also one of the same kind: what was lost and opened anew."""
     engine = Remembering(slow=0)
 
     def change(number: int) -> None:
         if number == 20:
-            engine.info = EngineInfo("echo 1", "edgetpu", 1)  # type: ignore[misc]
+            engine.info = EngineInfo("echo 1", accelerator, 1)  # type: ignore[misc]
         engine.began.set()
         engine.runs[-1].append(number)
 

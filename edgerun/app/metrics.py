@@ -1,0 +1,24 @@
+"""Prometheus and health checks over HTTP."""
+
+from __future__ import annotations
+
+from edgerun.config.watching import MetricsConfig
+from edgerun.telemetry.http import MetricsServer, health_page, metrics_page
+from edgerun.telemetry.prometheus import CONTENT_TYPE, Exporter, Scraped
+
+
+def serve_metrics(config: MetricsConfig, scraped: Scraped) -> tuple[Exporter, MetricsServer]:
+    """`/metrics`, `/healthz` and `/readyz`, served until closed. Raises `ConfigError`, `DeviceError`, `MissingError`."""
+    exporter = Exporter(scraped)
+
+    def why_not_ready() -> str | None:
+        silent = [name for name, now in scraped.states.all().items() if now.state in ("stalled", "ended")]
+        return f"no results from {', '.join(silent)}" if silent else None
+
+    pages = {
+        "/metrics": metrics_page(exporter.exposition, CONTENT_TYPE),
+        "/healthz": health_page(lambda: None),
+        "/readyz": health_page(why_not_ready),
+    }
+    token = None if config.token is None else config.token.reveal()
+    return exporter, MetricsServer(pages, host=config.listen, port=config.port, token=token)
