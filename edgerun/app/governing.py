@@ -22,11 +22,12 @@ from edgerun.device.governor import State, mistakes, step
 from edgerun.device.ladder import Rung, build_ladder, stricter
 from edgerun.device.machine import Machine
 from edgerun.device.quiet import is_open
-from edgerun.device.sampler import Sample, Sampler
+from edgerun.device.sampler import Broken, Sample, Sampler
 from edgerun.device.site import SensorOptions, Site
 from edgerun.errors import ConfigError
 from edgerun.pipeline.notice import ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
+from edgerun.types import Reading
 
 BY_GOVERNOR, BY_QUIET = "governor", "quiet"
 """Who pauses a stream."""
@@ -123,6 +124,16 @@ class Governing:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
 
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """The newest of every sensor."""
+        return tuple(self._sampler.latest.values())
+
+    @property
+    def broken(self) -> tuple[Broken, ...]:
+        """The sensors that are there and cannot be read."""
+        return tuple(self._sampler.broken)
+
     def start(self) -> None:
         """Look at the sensors from now on; before that, for as long as the config says, measure the device at rest.
 
@@ -151,7 +162,6 @@ class Governing:
         """`thermal`, `power` and `governor` of telemetry, without those of which nothing is known. The interval that
         `power` covers ends with the call.
         """
-        readings = tuple(self._sampler.latest.values())
         with self._lock:
             spent = self._meter.take()
             done, self._done = self._done, {}
@@ -165,7 +175,7 @@ class Governing:
             each = {n: round(s.j_per_inference, 4) for n, s in shares.items() if s.j_per_inference is not None}
             if len(each) > 1:
                 power["streams"] = {name: {"j_per_inference": joules} for name, joules in each.items()}
-        groups = {"thermal": thermal_picture(readings), "power": power, "governor": self._picture()}
+        groups = {"thermal": thermal_picture(self.readings), "power": power, "governor": self._picture()}
         return {name: group for name, group in groups.items() if group}
 
     def look(self, sample: Sample) -> None:

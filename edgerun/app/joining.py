@@ -14,6 +14,7 @@ from edgerun.app.observing import Inspect, inspector
 from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
+from edgerun.errors import ConfigError
 from edgerun.infer.state import reset
 from edgerun.pipeline.cache import ResultCache
 from edgerun.pipeline.capture import Capture
@@ -65,6 +66,7 @@ def used_models(config: Config) -> set[str]:
     used: set[str] = set()
     for stream in config.streams.values():
         used |= {*stream.models, *([stream.then.model] if stream.then else [])}
+        used |= {variant for model in stream.models for variant in config.models[model].variants}
     return used
 
 
@@ -93,6 +95,10 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
                 lanes[f"{key}/{target}"] = lane.cascade
                 lane.chooser = lane.cascade.chooser = CropChooser(_crop_plan(stream.then))
                 by_model[target].append(lane.cascade)
+            for variant in config.models[model_name].variants:
+                stand_in = Lane(_variant_plan(name, stream, variant, models, plan), ready[variant], caches.get(variant))
+                lane.add_stand_in(stand_in)
+                by_model[variant].append(stand_in)
         for one in stream.models:
             check_listener(name, stream, models[one].bundle)
         first = models[stream.models[0]]
@@ -119,6 +125,23 @@ def _plan(name: str, stream: StreamConfig, model_name: str, model: LoadedModel) 
         ordered=model.ordered,
         window=model.bundle.signal is not None,
     )
+
+
+def _variant_plan(
+    name: str, stream: StreamConfig, variant: str, models: Mapping[str, LoadedModel], plan: LanePlan
+) -> LanePlan:
+    """The lane that may stand in for one: of the same stream, and with the same memory of its scene."""
+    model = models[variant]
+    check_labels(name, stream, [model])
+    made = _plan(name, msgspec.structs.replace(stream, model=variant, track=False), variant, model)
+    if plan.ordered or made.ordered:
+        raise ConfigError(
+            "a model that remembers what came before has no variants, and is none",
+            where=f"models.{plan.model}.variants",
+            got=variant,
+            remedy="remove variants",
+        )
+    return msgspec.structs.replace(made, scene=plan.scene)
 
 
 def _crop_plan(then: ThenConfig) -> CascadePlan:
@@ -167,6 +190,7 @@ def _gate_plan(stream: StreamConfig, inspect: Inspect) -> GatePlan:
         still_ns=0 if gate is None else round(gate.still_s * 1e9),
         crop=gate is not None and gate.crop,
         blackout=_blackout(stream),
+        share=0.0 if gate is None else gate.motion,
         inspect=inspect,
     )
 

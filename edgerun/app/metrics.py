@@ -8,7 +8,10 @@ from edgerun.telemetry.prometheus import CONTENT_TYPE, Exporter, Scraped
 
 
 def serve_metrics(config: MetricsConfig, scraped: Scraped) -> tuple[Exporter, MetricsServer]:
-    """`/metrics`, `/healthz` and `/readyz`, served until closed. Raises `ConfigError`, `DeviceError`, `MissingError`."""
+    """`/metrics`, `/healthz` and `/readyz`, served until closed.
+
+    Raises `ConfigError`, `DeviceError`, and `MissingError` without the extra `metrics`.
+    """
     exporter = Exporter(scraped)
 
     def why_not_ready() -> str | None:

@@ -214,6 +214,9 @@ def check_models(config: Config) -> list[EdgerunError]:
                 source_options(name, stream, model.bundle, model.preprocess)
                 check_listener(name, stream, model.bundle)
                 open_decoder(name, model, stream)
+            for variant in [v for one in stream.models for v in config.models[one].variants if v in models]:
+                open_decoder(name, models[variant], msgspec.structs.replace(stream, model=variant))
+                check_labels(name, stream, [models[variant]])
             if stream.then is not None and stream.then.model in models:
                 open_decoder(name, models[stream.then.model], of_crops(stream, stream.then))
             if len(own) == len(stream.models):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgerun.app.governing import Governing, News, open_governing
 from edgerun.app.joining import Surroundings, join, used_models
 from edgerun.app.listening import rate_of_sources
 from edgerun.app.observing import collected, watch_drift
@@ -19,11 +18,20 @@ from edgerun.app.opening import LoadedModel, open_model
 from edgerun.app.telling import DevicePicture, Telling
 from edgerun.clock import Clock
 from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions
+from edgerun.config.governing import looks_at_itself
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
 from edgerun.infer.fallback import Event
 from edgerun.pipeline.ending import Delivery
-from edgerun.pipeline.notice import Asked, EngineNotice, InputNotice, NoticeBoard, StopRequested, StreamNotice, ThreadDied
+from edgerun.pipeline.notice import (
+    Asked,
+    EngineNotice,
+    InputNotice,
+    NoticeBoard,
+    StopRequested,
+    StreamNotice,
+    ThreadDied,
+)
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
@@ -39,6 +47,7 @@ from edgerun.types import EngineInfo
 
 if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
     from edgerun.app.commanding import Commanding
+    from edgerun.app.governing import Governing, News
     from edgerun.broker.connection import Connection, ConnectionStats
     from edgerun.broker.message import Message
     from edgerun.telemetry.prometheus import Scraped
@@ -102,8 +111,10 @@ class App:
                 self._broker = self._open_broker(config.mqtt)
             self._open_sinks()
             self.pipeline = self._built = self._build_pipeline()
-            self._governing = open_governing(config, self.pipeline, clock, self._tell_of_device)
-            if self._governing is not None:
+            if looks_at_itself(config) or config.metrics is not None:
+                from edgerun.app.governing import open_governing
+
+                self._governing = open_governing(config, self.pipeline, clock, self._tell_of_device)
                 self._opened.callback(self._governing.close)
             self._picture = DevicePicture(self._governing)
             self._reporter = self._build_reporter()
@@ -204,7 +215,7 @@ class App:
             if notice.model in stream.models:
                 why = self._why_degraded(name)
                 accelerator = notice.accelerator if notice.model == stream.models[0] else None
-                self._states.set_state(name, "degraded" if why else "running", why, accelerator)
+                self._states.set_engine(name, why, accelerator)
                 if self._broker is not None:
                     self._reporter.send_event(self._broker, notice.event, notice.reason, name)
         if self._broker is not None:
@@ -332,7 +343,7 @@ class App:
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
-        sinks = [self._states, self._drift, *self._sinks, *self._observers]
+        sinks: list[Sink] = [self._states, self._drift, *self._sinks, *self._observers]
         if self._trace is not None:
             sinks.append(self._trace)
         shared = Surroundings(

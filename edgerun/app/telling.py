@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from edgerun.app.governing import Governing
 from edgerun.app.observing import described
 from edgerun.app.opening import LoadedModel
 from edgerun.clock import Clock
@@ -17,6 +16,7 @@ from edgerun.telemetry.readings import device_groups
 from edgerun.types import Reading
 
 if TYPE_CHECKING:
+    from edgerun.app.governing import Governing
     from edgerun.broker.message import Message
     from edgerun.publish.homeassistant import Announcer
     from edgerun.telemetry.prometheus import Exporter, Scraped

@@ -5,6 +5,7 @@ plug-in. `load` reads a file, `build` takes the same tables from elsewhere (flag
 """
 
 from edgerun.config.build import PLANNED, FindModel, OptionsOf, build, dump, load, split_credentials
+from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
 from edgerun.config.source import parse_source
 from edgerun.config.structs import (
     Config,
@@ -37,13 +38,16 @@ __all__ = [
     "DeviceConfig",
     "FindModel",
     "GateConfig",
+    "GovernorConfig",
     "KeywordConfig",
     "ModelConfig",
     "MqttConfig",
     "OptionsOf",
     "PrivacyConfig",
+    "QuietConfig",
     "RunOptions",
     "Secret",
+    "SensorsConfig",
     "SourceConfig",
     "StreamConfig",
     "ThenConfig",

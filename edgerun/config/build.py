@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from edgerun.config.governing import check_governing
 from edgerun.config.references import check_streams
 from edgerun.config.source import camera_node, check_path, check_url, names_in, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
@@ -25,7 +26,6 @@ FindModel = Callable[[str], Path | None]
 """A model's name → where it is kept, or None when there is no model of that name."""
 
 PLANNED = (
-    "governor",
     "web",
     "compat",
     "mqtt.compat",
@@ -87,13 +87,14 @@ def build(
     raw = _split_credentials(raw, report)
     config = read_struct(raw, Config, "", report)
     _check_mqtt(_table(raw, "mqtt"), report)
-    for room in ("models", "streams"):
+    for room in ("models", "streams", "quiet"):
         for name in _table(raw, room):
             if not re.search(NAME, str(name)):
                 report.add(join(room, str(name)), "not a usable name", expected=NAME_WORDS, got=show(str(name)))
     for name, model in _table(raw, "models").items():
         reader.check_model(join("models", str(name)), model, report)
     check_streams(_table(raw, "streams"), _table(raw, "models"), report)
+    check_governing(raw, report)
     if report.errors or config is INVALID:
         raise ConfigErrors(report.errors)
     found: Config = config

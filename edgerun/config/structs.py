@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
 from edgerun.config.watching import (
     ActivityConfig,
     BatchConfig,
@@ -174,6 +175,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 0
 
+    variants: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Other `[models.NAME]` tables, the largest first, that the governor may let stand in for it: "
+            "smaller models, or the same one at a smaller `size`."
+        ),
+    ] = ()
+
 
 class SourceConfig(msgspec.Struct, frozen=True):
     """A source's kind and its plug-in's options, validated."""
@@ -214,6 +223,17 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(gt=0, le=1000)],
         Meta(description="Its share of a model that several streams use, against their weights."),
     ] = 1.0
+    target_age_ms: Annotated[
+        Annotated[float, Meta(gt=0, le=3_600_000)] | None,
+        Meta(description="Keep the p95 age of its results below this, by its rate and its model's `variants`."),
+    ] = None
+    least_fps: Annotated[
+        Annotated[float, Meta(gt=0, le=1000)] | None,
+        Meta(description="Results a second below which the governor does not go; by default a twentieth of its rate."),
+    ] = None
+    may_pause: Annotated[
+        bool, Meta(description="Whether the governor may pause it for the others; at `stop` it pauses all.")
+    ] = True
     labels: Annotated[tuple[Text, ...], Meta(description="Report only these; by default all.")] = ()
     threshold: Annotated[Share | None, Meta(description="Lowest score reported, instead of the model's.")] = None
     loop: Annotated[bool, Meta(description="Begin a file or folder again at its end.")] = False
@@ -253,6 +273,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     device: DeviceConfig = msgspec.field(default_factory=DeviceConfig)
     mqtt: MqttConfig | None = None
+    governor: GovernorConfig | None = None
+    sensors: SensorsConfig = msgspec.field(default_factory=SensorsConfig)
+    quiet: dict[str, QuietConfig] = msgspec.field(default_factory=dict)
     metrics: MetricsConfig | None = None
 
 

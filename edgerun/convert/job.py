@@ -123,6 +123,7 @@ class _Work:
             refuse_state(self._source.bundle)
         with self._step("import") as told:
             self._network = routes.read(self._source.path, self._place.work, self._shapes(), job.seed)
+            routes.refuse_bridge(self._network.format, job.format, job.source)
             original = describe(self._network, self._source.bundle, job.said)
             self._tools.update(self._network.tools)
             assumed = [f"{one[:1].upper()}{one[1:]}." for one in original.assumed]

@@ -75,20 +75,22 @@ def _without_metadata(network: Network) -> Network:
     return msgspec.structs.replace(network, notes=(*network.notes, note))
 
 
-def bridge(network: Network, wanted: Format, workdir: Path, shown: Sequence[Mapping[str, Tensor]] = ()) -> Network:
-    """`network` in the wanted format, compared with the original on `shown` inputs too.
-
-    Raises `ConfigError` for TFLite → ONNX, which no tool does well, and what the bridge raises.
-    """
-    if network.format == wanted:
-        return network
-    if wanted == "onnx":
+def refuse_bridge(made: Format, wanted: Format | None, source: str) -> None:
+    """Raises `ConfigError` for TFLite → ONNX, which no tool does well."""
+    if made == "tflite" and wanted == "onnx":
         raise ConfigError(
-            "a .tflite model is not turned into ONNX",
-            where=network.path.name,
+            "a TFLite model is not turned into ONNX",
+            where=source,
             expected="--format tflite",
             remedy="export the ONNX file from where the model was trained",
         )
+
+
+def bridge(network: Network, wanted: Format, workdir: Path, shown: Sequence[Mapping[str, Tensor]] = ()) -> Network:
+    """`network` in the wanted format, compared with the original on `shown` inputs too; raises as the bridge does."""
+    if network.format == wanted:
+        return network
+    refuse_bridge(network.format, wanted, network.path.name)
     from edgerun.convert.bridge import to_tflite
 
     folder = workdir / "bridged"

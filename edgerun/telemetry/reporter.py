@@ -82,6 +82,11 @@ class Reporter:
         self._events = self._telemetries = 0
         self._busy_before_ns = dict.fromkeys(device.engines, 0)
 
+    @property
+    def engines(self) -> Mapping[str, EngineReport]:
+        """What is reported of each engine."""
+        return self._device.engines
+
     def next_due_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""
         return min(self._next_state_ns, self._next_telemetry_ns)

@@ -46,6 +46,7 @@ class StateKeeper:
         self._faults: dict[str, tuple[str, ...]] = dict.fromkeys(accelerators, ())
         self._now = {name: StreamState(accelerator=accelerator) for name, accelerator in accelerators.items()}
         self._changed: set[str] = set()
+        self._held: dict[str, str] = {}
 
     def publish(self, publication: Publication) -> None:
         """Take the counts of one result; not of those still on their way when the stream stalled or ended."""
@@ -72,12 +73,35 @@ class StateKeeper:
                 self._stalls[stream].add()
             elif state == "running" and before.state == "stalled" and before.reason != _NOT_YET:
                 self._reconnects[stream].add()
+            held = self._held.get(stream, "")
+            if state == "running" and held:  # frames come again, and it still does less than it could
+                state, reason = "degraded", held
             self._update(stream, state=state, reason=reason, **known)
 
     def interruptions(self, stream: str) -> dict[str, int]:
         """How often the stream stalled in the last hour, and how often came again: `stalls_1h`, `reconnects_1h`."""
         with self._lock:
             return {"stalls_1h": self._stalls[stream].count, "reconnects_1h": self._reconnects[stream].count}
+
+    def set_engine(self, stream: str, why_degraded: str, accelerator: str | None) -> None:
+        """What the stream's models run on has changed; a stream that is paused, stalled or at its end stays so."""
+        with self._lock:
+            before = self._now[stream]
+            known: dict[str, object] = {} if accelerator is None else {"accelerator": accelerator}
+            if before.state in _SEEING:
+                known["reason"] = why_degraded or self._held.get(stream, "")
+                known["state"] = "degraded" if known["reason"] else "running"
+            self._update(stream, **known)
+
+    def set_held(self, stream: str, why: str) -> None:
+        """The stream does less than it could, and why; nothing: it does what it can."""
+        with self._lock:
+            before, self._held[stream] = self._held.get(stream, ""), why
+            now = self._now[stream]
+            if why and now.state in _SEEING:
+                self._update(stream, state="degraded", reason=why)
+            elif not why and now.state == "degraded" and now.reason == before:
+                self._update(stream, state="running", reason="")
 
     def set_fault(self, stream: str, fault: str, present: bool) -> None:
         """Something is wrong with what the camera or sensor sees (`frozen`, `dark` …), or is no longer."""

@@ -14,9 +14,9 @@ import pytest
 
 from edgerun.clock import FakeClock
 from edgerun.ports import Sink, SinkContext
+from edgerun.publish.collect import CollectPlan, CollectSink
 from edgerun.publish.console import ConsoleSink
 from edgerun.publish.jsonl import JsonlSink
-from edgerun.publish.collect import CollectPlan, CollectSink
 from edgerun.publish.picture import PictureSink
 from edgerun.registry import BUILTIN, resolve
 from edgerun.types import Answer, Classification, Lease, Publication

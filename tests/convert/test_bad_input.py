@@ -191,6 +191,12 @@ def test_a_model_that_is_quantised_already(ground: Path, capsys: pytest.CaptureF
     has(said, "the model is quantised already", "onvert the float model it was made from")
 
 
+def test_a_tflite_model_as_onnx(ground: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(model_file("face_detection_short_range.tflite"), "faces.tflite")
+    said = told(capsys, 2, "faces.tflite", "--calibrate", "frames", "--format", "onnx")
+    has(said, "faces.tflite: a TFLite model is not turned into ONNX", "--format tflite", "where the model was trained")
+
+
 def test_no_room(ground: Path, capsys: pytest.CaptureFixture[str], make_disk: Callable[[str], Path]) -> None:
     disk = make_disk("4m")
     words = ["net.onnx", *PLAIN, "--calibrate", "frames", "--evaluate", "others", "-o", str(disk / "made")]
