@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -220,10 +220,23 @@ class Broker(Protocol):
         ...
 
     def publish(
-        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        correlation: bytes | None = None,
+        keep: Literal["telemetry", "detection", "event"] | None = None,
+        number: int | None = None,
+        expires_s: int | None = None,
     ) -> None:
         """Queue one message. While the link is down QoS 1 waits (bounded, oldest dropped and counted), QoS 0 is dropped
-        and counted. `correlation`: of the request that this answers (MQTT 5).
+        and counted.
+
+        `correlation`: of the request that this answers (MQTT 5). `keep`: it outlives what the spool's durability
+        covers, and is the more dear the later its class stands; None: it need not. `number`: the result's, of the run.
+        `expires_s`: after so long nobody wants it any more.
         """
         ...
 

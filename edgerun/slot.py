@@ -103,6 +103,11 @@ class Slot(Generic[T]):
             self._closed = True
             self._ready.notify_all()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called; what is inside may still be taken."""
+        return self._closed
+
     def __len__(self) -> int:
         """How many items wait."""
         return len(self._items)

@@ -192,7 +192,7 @@ WAV = 'source = { kind = "wav", path = "/dev/null"'
             "channels than the model takes; expected channels 1",
         ),
         (
-            'source = { kind = "mqtt", topic = "a", payload = "samples", window_samples = 9 }',
+            'source = { kind = "mqtt", topic = "a", payload = "samples", window_samples = 9 }\n[mqtt]\nurl = "mqtt://b"',
             "window_samples 480; got 9",
         ),
     ],
@@ -208,6 +208,23 @@ def test_what_cannot_be_is_told_before_the_start(stream: str, what: str) -> None
 def test_samples_for_a_model_of_pictures() -> None:
     text = f'[models.m]\npath = "{DETECTOR}"\n[streams.s]\nmodel = "m"\n{WAV} }}\n'
     assert any("does not take what this source gives" in str(error) for error in check_models(config(text)))
+
+
+def test_models_of_one_stream_must_want_the_same_windows() -> None:
+    text = (
+        f'[models.word]\npath = "{model_file("okay_nabu.tflite")}"\n'
+        f'[models.voice]\npath = "{model_file("silero_vad.onnx")}"\n'
+        f'[streams.s]\nmodel = ["word", "voice"]\n{WAV} }}\n'
+    )
+    assert any("want different windows" in str(error) for error in check_models(config(text)))
+
+
+def test_crops_are_not_samples() -> None:
+    text = (
+        f'[models.m]\npath = "{DETECTOR}"\n[models.w]\npath = "{model_file("tflite_micro_magic_wand.tflite")}"\n'
+        '[streams.s]\nmodel = "m"\nsource = "synthetic"\nthen = { model = "w" }\n'
+    )
+    assert any("cannot look at crops" in str(error) for error in check_models(config(text)))
 
 
 def test_a_source_is_told_what_the_model_wants() -> None:

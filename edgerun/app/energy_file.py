@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,15 +17,6 @@ NAME = "energy.json"
 class _Content(msgspec.Struct):
     energy_kwh: float
     v: int = 1
-
-
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """Where the daemon keeps its state: `$STATE_DIRECTORY` (systemd.exec(5)), else the XDG base directory."""
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/root")) / ".local/state")
-    return Path(home) / "edgerun"
 
 
 class EnergyFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgerun.app.energy_file import EnergyFile, state_folder
+from edgerun.app.energy_file import EnergyFile
 from edgerun.app.levels import AgeWatch, Levels, Orders, Work
 from edgerun.app.measures import measured, policy_of, windows_of
 from edgerun.clock import Clock
@@ -27,6 +26,7 @@ from edgerun.device.site import SensorOptions, Site
 from edgerun.errors import ConfigError
 from edgerun.pipeline.notice import ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
+from edgerun.spool.options import state_folder
 from edgerun.types import Reading
 
 BY_GOVERNOR, BY_QUIET = "governor", "quiet"
@@ -67,7 +67,7 @@ def make_meter(sensors: SensorsConfig, start_kwh: float = 0.0) -> EnergyMeter:
 
 def open_governing(config: GovernedConfig, pipeline: Pipeline, clock: Clock, tell: Tell) -> Governing:
     """What looks at this machine as the config says, and keeps what it counts in the state folder."""
-    folder = state_folder(os.environ)
+    folder = state_folder()
     meter = make_meter(config.sensors, EnergyFile(folder).read())
     return Governing(config, pipeline, make_sampler(config.sensors, clock), meter, clock, tell, folder=folder)
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from edgerun.app.listening import LISTENERS, check_listener, listener, source_options
+from edgerun.app.listening import LISTENERS, check_listener, check_windows, listener, source_options
 from edgerun.app.observing import Inspect, inspector
 from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
 from edgerun.clock import Clock
@@ -99,6 +99,7 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
                 stand_in = Lane(_variant_plan(name, stream, variant, models, plan), ready[variant], caches.get(variant))
                 lane.add_stand_in(stand_in)
                 by_model[variant].append(stand_in)
+        check_windows(name, stream, models)
         for one in stream.models:
             check_listener(name, stream, models[one].bundle)
         first = models[stream.models[0]]

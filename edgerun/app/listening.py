@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -70,6 +72,32 @@ def rate_of_sources(config: Config, model: str) -> float | None:
             remedy="give each rate a [models.NAME] table of its own",
         )
     return next(iter(rates.values()), None)
+
+
+def check_windows(name: str, stream: StreamConfig, models: Mapping[str, Listener]) -> None:
+    """Raises `ConfigError` for models of one stream that want different windows, and for crops of samples."""
+    own = [models[one] for one in stream.models if one in models and models[one].bundle.signal is not None]
+    wanted = {(one.preprocess.size, one.bundle.signal and one.bundle.signal.hop) for one in own}
+    if len(wanted) > 1:
+        raise ConfigError(
+            "models of one stream want different windows",
+            where=f"streams.{name}.model",
+            got=", ".join(f"{one.bundle.name}: {one.preprocess.size[1]} samples" for one in own),
+            remedy="give each model a stream of its own",
+        )
+    second = None if stream.then is None else models.get(stream.then.model)
+    if second is not None and second.bundle.signal is not None:
+        raise ConfigError("a model of samples cannot look at crops", where=f"streams.{name}.then.model")
+
+
+class Listener(Protocol):
+    """What is asked of an open model here."""
+
+    @property
+    def bundle(self) -> Bundle: ...
+
+    @property
+    def preprocess(self) -> PicturePreprocess | SignalPreprocess: ...
 
 
 def source_options(

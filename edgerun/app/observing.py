@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from edgerun import __version__
-from edgerun.app.energy_file import state_folder
 from edgerun.app.opening import LoadedModel
 from edgerun.config import Config, StreamConfig
 from edgerun.pipeline.notice import InputNotice, NoticeBoard
 from edgerun.publish.collect import CollectPlan
 from edgerun.publish.homeassistant import DescribedDevice, DescribedStream
+from edgerun.spool.options import state_folder
 from edgerun.telemetry.drift import DriftLane, DriftWatch, parse_reference
 from edgerun.types import Image
 
@@ -49,7 +48,7 @@ def collected(config: Config) -> dict[str, CollectPlan]:
     for name, stream in config.streams.items():
         if stream.collect is not None:
             wanted = msgspec.structs.asdict(stream.collect)
-            folder = wanted.pop("folder") or state_folder(os.environ) / "collect" / name
+            folder = wanted.pop("folder") or state_folder() / "collect" / name
             kept[name] = CollectPlan(folder=str(folder), **wanted)
     return kept
 

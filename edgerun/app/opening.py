@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from edgerun.app.listening import LISTENERS, check_listener, open_signal, rate_of_sources, source_options
+from edgerun.app.listening import LISTENERS, check_listener, check_windows, open_signal, rate_of_sources, source_options
 from edgerun.app.proving import golden_tensors
 from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
@@ -210,6 +210,7 @@ def check_models(config: Config) -> list[EdgerunError]:
     for name, stream in config.streams.items():
         own = [models[one] for one in stream.models if one in models]
         try:
+            check_windows(name, stream, models)
             for model in own:
                 source_options(name, stream, model.bundle, model.preprocess)
                 check_listener(name, stream, model.bundle)

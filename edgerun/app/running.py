@@ -17,7 +17,7 @@ from edgerun.app.observing import collected, watch_drift
 from edgerun.app.opening import LoadedModel, open_model
 from edgerun.app.telling import DevicePicture, Telling
 from edgerun.clock import Clock
-from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions
+from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, SpoolConfig
 from edgerun.config.governing import looks_at_itself
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a brok
     from edgerun.app.governing import Governing, News
     from edgerun.broker.connection import Connection, ConnectionStats
     from edgerun.broker.message import Message
+    from edgerun.spool.spool import Spool
     from edgerun.telemetry.prometheus import Scraped
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class App:
         self._delivery: ConnectionStats | None = None
         self._commands: Commanding | None = None
         self._governing: Governing | None = None
+        self._spool: Spool | None = None
         self._opened = ExitStack()
         self._trace = Trace(config.device.id, clock) if options.trace is not None else None
         try:
@@ -116,7 +118,7 @@ class App:
 
                 self._governing = open_governing(config, self.pipeline, clock, self._tell_of_device)
                 self._opened.callback(self._governing.close)
-            self._picture = DevicePicture(self._governing)
+            self._picture = DevicePicture(self._governing, self._spooled)
             self._reporter = self._build_reporter()
             self._telling = Telling(config, self._models, self._broker, self._picture, self._scraped, clock)
             self._opened.callback(self._telling.close)
@@ -256,6 +258,9 @@ class App:
     def tick(self) -> None:
         """Say that the process runs, and publish what is due."""
         self._pulse.beat()
+        if self._broker is not None and self._spool is not None:
+            for one in self._spool.take_notices():
+                self._reporter.send_event(self._broker, one.kind, one.text)
         if self._broker is not None and self._reporter.tick(self._broker):
             self._telling.look()
         self._telling.tick()
@@ -318,8 +323,33 @@ class App:
             insecure=mqtt.insecure,
             keepalive_s=mqtt.keepalive_s,
             inflight_max=mqtt.inflight_max,
+            more_urls=mqtt.more_urls,
         )
-        return Connection(options, self.clock, birth=self._birth)
+        self._spool = self._open_spool(mqtt.spool)
+        return Connection(options, self.clock, birth=self._birth, outgoing=self._spool)
+
+    def _open_spool(self, wanted: SpoolConfig) -> Spool:
+        from edgerun.spool.options import SpoolOptions, spool_folder
+        from edgerun.spool.spool import Spool
+
+        options = SpoolOptions(
+            folder=wanted.folder or spool_folder(self._config.device.id),
+            durability=wanted.durability,
+            max_bytes=wanted.max_bytes,
+            max_age_s=wanted.max_age,
+            sync_ms=wanted.sync_ms,
+            free_share=wanted.free_share,
+            min_free_bytes=wanted.min_free,
+            replay_rate=wanted.replay_rate,
+        )
+        return Spool(options, self.clock, self._run_id)
+
+    def _spooled(self) -> dict[str, dict[str, Any]]:
+        """The group `spool` of telemetry."""
+        if self._spool is None:
+            return {}
+        stats = self._spool.spool_stats()
+        return {"spool": {"messages": stats.messages, "bytes": stats.bytes, "dropped": sum(stats.dropped.values())}}
 
     def _open_sinks(self) -> None:
         context = SinkContext(self._config.device.id, self.clock, self._broker)

@@ -14,23 +14,28 @@ from edgerun.slot import Slot
 class Inboxes:
     """Topic filters and the bounded hand-offs behind them. `add` from any thread, the rest from the thread "mqtt".
 
-    A shared subscription (`$share/group/filter`; MQTT 5.0, 4.8.2) is matched by the filter in it.
+    Several may want the same filter. When the last of them is closed the broker is told: what it goes on sending would
+    come to nothing, and of a shared subscription that part belongs to the others. A shared subscription
+    (`$share/group/filter`; MQTT 5.0, 4.8.2) is matched by the filter in it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inboxes: dict[str, tuple[Slot[Incoming], int]] = {}
+        self._inboxes: dict[str, list[tuple[Slot[Incoming], int]]] = {}
         self._to_ask: deque[str] = deque()
+        self._to_end: deque[str] = deque()
 
     def add(self, topic_filter: str, inbox: Slot[Incoming], qos: int) -> None:
         with self._lock:
-            self._inboxes[topic_filter] = (inbox, qos)
+            self._inboxes.setdefault(topic_filter, []).append((inbox, qos))
             self._to_ask.append(topic_filter)
 
     @property
     def waits(self) -> bool:
-        """Whether the broker has still to be asked for something."""
-        return bool(self._to_ask)
+        """Whether the broker has still to be told something."""
+        with self._lock:
+            self._forget_closed()
+            return bool(self._to_ask or self._to_end)
 
     def ask_all(self) -> None:
         """A new link: everything has to be asked for again; a broker that kept the session does not mind."""
@@ -38,12 +43,16 @@ class Inboxes:
             self._to_ask = deque(self._inboxes)
 
     def ask(self, link: Link) -> None:
-        while self._to_ask and link.ready:
+        """Subscribe, and end subscriptions, as far as the link takes it."""
+        while (self._to_ask or self._to_end) and link.ready:
             with self._lock:
-                topic_filter = self._to_ask.popleft()
-                wanted = self._inboxes.get(topic_filter)
-            if wanted is not None:
-                link.subscribe(topic_filter, wanted[1])
+                ending = self._to_end.popleft() if self._to_end else None
+                topic_filter = self._to_ask.popleft() if ending is None else ending
+                wanted = [qos for _, qos in self._inboxes.get(topic_filter, ())]
+            if wanted:  # asked for again meanwhile, where it was to end
+                link.subscribe(topic_filter, max(wanted))
+            elif ending is not None:
+                link.unsubscribe(topic_filter)
 
     def deliver(self, incoming: Incoming) -> None:
         """Into every inbox whose filter matches. A full inbox loses its oldest, a closed one is forgotten."""
@@ -51,13 +60,25 @@ class Inboxes:
 
         with self._lock:
             wanted = [
-                (wish, inbox)
-                for wish, (inbox, _) in self._inboxes.items()
+                inbox
+                for wish, inboxes in self._inboxes.items()
                 if topic_matches_sub(wish.split("/", 2)[2] if wish.startswith("$share/") else wish, incoming.topic)
+                for inbox, _ in inboxes
             ]
-        for topic_filter, inbox in wanted:
+        for inbox in wanted:
             try:
                 inbox.put(incoming)
-            except Closed:
-                with self._lock:
-                    self._inboxes.pop(topic_filter, None)
+            except Closed:  # `waits` notices
+                continue
+
+    def _forget_closed(self) -> None:
+        """Call it with the lock held."""
+        for topic_filter, inboxes in list(self._inboxes.items()):
+            left = [(inbox, qos) for inbox, qos in inboxes if not inbox.closed]
+            if len(left) == len(inboxes):
+                continue
+            if left:
+                self._inboxes[topic_filter] = left
+            else:
+                del self._inboxes[topic_filter]
+                self._to_end.append(topic_filter)

@@ -108,6 +108,9 @@ class Link:
     def subscribe(self, topic_filter: str, qos: int) -> None:
         self._client.subscribe(topic_filter, qos)
 
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._client.unsubscribe(topic_filter)
+
     def step(self, timeout_s: float, now_ns: int) -> bool:
         """Wait for the network, at most `timeout_s`, and do what there is to do. True when `wake_fd` was the reason."""
         if self.ending is not None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from edgerun.config.governing import check_governing
-from edgerun.config.references import check_streams
+from edgerun.config.references import check_requests, check_streams
 from edgerun.config.source import camera_node, check_path, check_url, names_in, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
@@ -29,7 +29,6 @@ PLANNED = (
     "web",
     "compat",
     "mqtt.compat",
-    "mqtt.spool",
     "streams.*.stall_s",
 )
 """Keys that belong to the format and that this version does not act on: refused, never silently ignored."""
@@ -95,6 +94,7 @@ def build(
         reader.check_model(join("models", str(name)), model, report)
     check_streams(_table(raw, "streams"), _table(raw, "models"), report)
     check_governing(raw, report)
+    check_requests(_table(raw, "streams"), raw.get("mqtt"), report)
     if report.errors or config is INVALID:
         raise ConfigErrors(report.errors)
     found: Config = config

@@ -53,6 +53,14 @@ def _check_model(wanted: Any, models: dict[str, Any], place: str, report: Report
     )
 
 
+def check_requests(streams: dict[str, Any], mqtt: Any, report: Report) -> None:
+    """Requests come through the broker."""
+    for name in streams:
+        if mqtt is None and _table(_table(streams, name), "source").get("kind") == "mqtt":
+            place = join(join("streams", str(name)), "source")
+            report.add(place, "requests come through a broker, and there is none", remedy="add [mqtt] with an url")
+
+
 def _check_needs(place: str, stream: dict[str, Any], then: dict[str, Any], report: Report) -> None:
     """What keys of one stream ask of each other."""
     if stream.get("track") in (None, False):

@@ -88,6 +88,44 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = msgspec.field(default_factory=default_device_id)
 
 
+class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[mqtt.spool]`: what is kept on disk until the broker has it."""
+
+    durability: Annotated[
+        Literal["outage", "always"],
+        Meta(
+            description="`outage`: in memory while the broker acknowledges within a second, on disk otherwise; "
+            "`always`: on disk before it is sent."
+        ),
+    ] = "outage"
+    max_bytes: Annotated[
+        Annotated[int, Meta(ge=65536, le=2**50, extra={"unit": "bytes"})],
+        Meta(
+            description="Of all files. At the bound the oldest of the lowest class goes: telemetry, detections, events."
+        ),
+    ] = 64 << 20
+    max_age: Annotated[
+        Annotated[float, Meta(ge=1, le=1e9, extra={"unit": "s"})], Meta(description="Older messages are dropped.")
+    ] = 604800.0
+    sync_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=60000)],
+        Meta(description="What a power cut may take; 0: every message is synced before it is sent."),
+    ] = 1000
+    min_free: Annotated[
+        Annotated[int, Meta(ge=0, le=2**50, extra={"unit": "bytes"})], Meta(description="Left free on the file system.")
+    ] = 32 << 20
+    free_share: Annotated[
+        Annotated[float, Meta(gt=0, le=1)],
+        Meta(description="Never more than this share of what would be free without the spool."),
+    ] = 0.1
+    replay_rate: Annotated[
+        Annotated[float, Meta(ge=1, le=100_000)], Meta(description="Spooled messages a second, behind live ones.")
+    ] = 500.0
+    folder: Annotated[
+        Path | None, Meta(description="By default in the state folder; `/run/edgerun/spool` for a tmpfs.")
+    ] = None
+
+
 class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[mqtt]`: the broker results go to. Without it nothing is published."""
 
@@ -113,6 +151,10 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inflight_max: Annotated[
         Annotated[int, Meta(ge=1, le=100)], Meta(description="QoS 1 messages on the way without their acknowledgement.")
     ] = 20
+    more_urls: Annotated[
+        tuple[Url, ...], Meta(description="Brokers that stand in, in this order, while `url` cannot be reached.")
+    ] = ()
+    spool: Annotated[SpoolConfig, Meta(description="A table, see below.")] = msgspec.field(default_factory=SpoolConfig)
     home_assistant: Annotated[
         bool, Meta(description="Announce device and streams to Home Assistant (MQTT discovery).")
     ] = False

@@ -16,6 +16,9 @@ from edgerun.ports import SinkContext
 from edgerun.publish.wire import encode_events, encode_result
 from edgerun.types import Publication
 
+_ANSWER_S = 60
+"""Who asked does not wait longer for an answer."""
+
 
 class MqttSink:
     """Publishes through the process's one connection, which it does not own. Raises `ConfigError` without one."""
@@ -39,12 +42,16 @@ class MqttSink:
         """Queue one result and its events; what cannot be kept is counted by the connection."""
         payload = encode_result(publication, self._device)
         stamp = publication.result.stamp
-        self._broker.publish(f"{self._root}/detections/{stamp.stream}", payload, qos=1)
+        number = int(publication.id.rpartition("-")[2])
+        topic = f"{self._root}/detections/{stamp.stream}"
+        self._broker.publish(topic, payload, qos=1, keep="detection", number=number)
         if stamp.reply is not None:
-            self._broker.publish(stamp.reply.topic, payload, qos=1, correlation=stamp.reply.correlation)
+            self._broker.publish(
+                stamp.reply.topic, payload, qos=1, correlation=stamp.reply.correlation, expires_s=_ANSWER_S
+            )
         if publication.result.events:
             for event in encode_events(publication):
-                self._broker.publish(f"{self._root}/event", event, qos=1)
+                self._broker.publish(f"{self._root}/event", event, qos=1, keep="event")
 
     def flush(self, timeout_s: float) -> None:
         """Return when the broker has acknowledged everything, or after `timeout_s`."""

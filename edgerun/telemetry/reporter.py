@@ -130,11 +130,12 @@ class Reporter:
             run=self._device.run, number=self._events, ts=self._clock.unix_s(), kind=kind, text=text, stream=stream
         )
         self._events += 1
-        broker.publish(self._device.topic("event"), msgspec.json.encode(body), qos=1)
+        broker.publish(self._device.topic("event"), msgspec.json.encode(body), qos=1, keep="event")
 
     def send_telemetry(self, broker: Broker) -> None:
         """Publish what the meters say of the time since the last telemetry."""
-        broker.publish(self._device.topic("telemetry"), msgspec.json.encode(self.telemetry()))
+        lasts_s = max(1, round(3 * self._interval_ns / 1e9))
+        broker.publish(self._device.topic("telemetry"), msgspec.json.encode(self.telemetry()), expires_s=lasts_s)
 
     def telemetry(self) -> dict[str, Any]:
         """The next telemetry; the interval that it covers ends with it."""

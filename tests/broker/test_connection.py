@@ -419,6 +419,33 @@ def test_incoming_messages_wait_in_an_inbox_and_harm_nobody() -> None:
         assert link.connected
 
 
+def test_two_inboxes_of_one_filter_and_what_is_left_when_they_close() -> None:
+    first: Slot[Incoming] = Slot(100)
+    second: Slot[Incoming] = Slot(100)
+    with mosquitto.broker() as broker, connection(broker.url) as link:
+        link.subscribe("t/+", first)
+        link.subscribe("t/+", second)
+
+        def both_hear() -> bool:
+            link.publish("t/1", b"1", qos=1)
+            return first.take(0.2) is not None and second.take(0.2) is not None
+
+        wait_until(both_hear, what="both subscriptions")
+        first.close()
+        again: Slot[Incoming] = Slot(100)
+        link.subscribe("t/+", again)  # as a source does that is opened again while its old inbox is forgotten
+
+        def the_others_hear() -> bool:
+            link.publish("t/2", b"2", qos=1)
+            return again.take(0.2) is not None and second.take(0.2) is not None
+
+        wait_until(the_others_hear, what="those that are left")
+        second.close()
+        again.close()
+        wait_until(lambda: not link._inboxes._inboxes and not link._inboxes.waits, what="the end of the subscription")
+        assert link.connected
+
+
 def test_subscriptions_are_asked_for_again_after_a_restart() -> None:
     inbox: Slot[Incoming] = Slot(100)
     with mosquitto.broker() as broker, connection(broker.url) as link:

@@ -41,7 +41,14 @@ class Wire:
         self.inbox = inbox
 
     def publish(
-        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, correlation: bytes | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        correlation: bytes | None = None,
+        **how: Any,
     ) -> None:
         self.sent.append((topic, json.loads(payload), correlation))
 

@@ -184,7 +184,7 @@ def test_a_bundle_is_converted_with_what_its_manifest_says(ground: Path, tmp_pat
     bundle = load(again.output)
     assert (bundle.name, bundle.labels, bundle.picture.std) == ("colours", CLASSES, (255.0,))
     source = json.loads((again.output / "manifest.json").read_text())["source"]
-    assert (source["from"], source["license"]) == ("bundle colours 1", "Apache-2.0")
+    assert (source["from"], source["license"]) == ("net.onnx", "Apache-2.0"), "where it first came from"
 
 
 def test_arrays_and_one_set(ground: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from edgerun.convert.torch.prune import Goal  # noqa: E402
 from edgerun.convert.torch.recipe import prune_and_distil  # noqa: E402
 from tests.convert import fashion, torch_nets  # noqa: E402
 
-EPOCHS, BATCH, TAUGHT = 2, 64, 12_000
+EPOCHS, BATCH, TAUGHT = 3, 64, 12_000
 
 
 def quiet(step: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What is tried under a real systemd, from the inside: run as root, by a unit, in the tree that tools/test-systemd boots.
+"""What is tried under a real systemd, from the inside: run as root, by a unit, in the tree of tools/test-systemd.
 
 Nothing but the standard library of the tree's Python. Each scenario is a line `EDGERUN-TEST {json}` on the console.
 """
@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ CONFIG = """\
 id = "box"
 [mqtt]
 url = "mqtt://127.0.0.1:1"
+username = "box"
 password = { credential = "mqtt-password" }
 [models.detector]
 path = "ssd-mobilenet-v2-oid"
@@ -41,7 +43,7 @@ Environment=PYTHONPATH=/edgerun-test/faults PYTHONDONTWRITEBYTECODE=1
 WatchdogSec={WATCHDOG_S}
 RestartSec=1
 """
-_never = __import__("threading").Event()
+_never = threading.Event()
 
 
 class Failed(Exception):
@@ -135,7 +137,7 @@ def start() -> str:
 
 def quiet_things_are_no_hang() -> str:
     restarts, pinged = show("NRestarts"), show("WatchdogTimestampMonotonic")
-    wait_for("a moment", lambda began=time.monotonic(): time.monotonic() - began > 4 * WATCHDOG_S, 60)
+    _never.wait(4 * WATCHDOG_S)
     expect("restarts", show("NRestarts"), restarts)
     if int(show("WatchdogTimestampMonotonic")) <= int(pinged):
         raise Failed("no ping came")
@@ -154,7 +156,7 @@ def hang(fault: str, name: str | None) -> Callable[[], str]:
             raise Failed(f"{name} is not named: {log[-2000:]}")
         if "Fatal Python error: Aborted" not in log:
             raise Failed(f"no stacks in the journal: {log[-2000:]}")
-        return f"ended after {noticed_s:.1f} s (WatchdogSec={WATCHDOG_S}), up again after {up_s:.1f} s, stacks in the journal"
+        return f"ended after {noticed_s:.1f} s (WatchdogSec={WATCHDOG_S}), up again after {up_s:.1f} s"
 
     return scenario
 
@@ -322,11 +324,13 @@ def main() -> None:
         began = time.monotonic()
         try:
             told, ok = scenario(), True
-        except Exception as error:  # told, and the others are tried
+        except Exception as error:  # noqa: BLE001  told, and the others are tried
             told, ok = f"{type(error).__name__}: {error}", False
         tell(name=name, ok=ok, told=told, seconds=round(time.monotonic() - began, 1))
         if not ok:
-            tell(journal=sh("journalctl", "--no-pager", "-n", "40", "-o", "short-monotonic", ok=False)[-4000:])
+            tell(journal=sh("journalctl", "--no-pager", "-n", "25", "-o", "cat", "-u", "edgerun*", ok=False)[-2500:])
+            if name == "install":  # nothing to try the others on
+                break
     tell(done=True)
     sh("systemctl", "poweroff", "--no-block")
 

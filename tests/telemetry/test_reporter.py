@@ -36,7 +36,7 @@ class ListBroker:
     def __init__(self) -> None:
         self.sent: list[Sent] = []
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, **how: Any) -> None:
         body = json.loads(payload)
         validate(topic.split("/")[2], body)
         self.sent.append(Sent(topic, body, qos, retain))
