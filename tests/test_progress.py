@@ -54,7 +54,7 @@ def test_stuck_is_working_without_advance_or_waiting_at_the_cost_of_a_core(
     elif beats % 2:
         assert stuck
     else:
-        assert stuck is (past >= 2 * S and used > past / 2)
+        assert stuck is (past >= S and used > past / 2)
 
 
 def test_threads_that_come_and_go_are_no_hang() -> None:
@@ -106,8 +106,7 @@ class Fed(RuleBasedStateMachine):
         self.now_ns += ms * 1_000_000
         past_ns, before = self.now_ns - self.pinged_ns, self.pings
         well = all(
-            now.beats != then.beats
-            or (now.beats % 2 == 0 and not (past_ns >= 2 * S and now.cpu_ns - then.cpu_ns > past_ns / 2))  # type: ignore[operator]
+            now.beats != then.beats or (now.beats % 2 == 0 and not now.cpu_ns - then.cpu_ns > past_ns / 2)  # type: ignore[operator]
             for now, then in zip(self.look(), self.then, strict=True)
         )
         self.watch.feed(self.now_ns)
@@ -228,7 +227,7 @@ def test_a_thread_that_spins_in_its_wait_is_a_hang(hung: Hung) -> None:
     assert spinning.wait(10)
     judge = Judge(0, hung.progress.look())
     # What it burns is measured; how long the wait has been is told: the machine may be busy.
-    wait_until(lambda: judge.stuck(2 * S, hung.progress.look()) == ["capture:yard"], 30)
+    wait_until(lambda: judge.stuck(S, hung.progress.look()) == ["capture:yard"], 30)
 
 
 def test_a_thread_that_dies_is_not_watched_any_more(hung: Hung) -> None:

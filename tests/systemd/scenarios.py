@@ -37,13 +37,17 @@ model = "detector"
 source = { kind = "synthetic", fps = 5 }
 model = "detector"
 """
-TESTING = f"""\
-[Service]
-Environment=PYTHONPATH=/edgerun-test/faults PYTHONDONTWRITEBYTECODE=1
-WatchdogSec={WATCHDOG_S}
-RestartSec=1
-"""
+SLOW_WATCHDOG_S = 180
+"""Where the processor is emulated."""
 _never = threading.Event()
+
+
+def testing(watchdog_s: int) -> str:
+    """The drop-in of the tests."""
+    return (
+        "[Service]\nEnvironment=PYTHONPATH=/edgerun-test/faults PYTHONDONTWRITEBYTECODE=1\n"
+        f"WatchdogSec={watchdog_s}\nRestartSec=1\n"
+    )
 
 
 class Failed(Exception):
@@ -51,7 +55,7 @@ class Failed(Exception):
 
 
 def sh(*words: str, ok: bool = True) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     if ok and done.returncode:
         raise Failed(f"{' '.join(words)}: {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -99,14 +103,14 @@ def restarted_by(fault: Callable[[], object], limit_s: float) -> tuple[float, fl
     restarts, since, pid = int(show("NRestarts")), time.time(), show("MainPID")
     fault()
     gone_s = wait_for("its end", lambda: show("MainPID") != pid, limit_s)
-    up_s = wait_for("a restart", lambda: up() and int(show("NRestarts")) > restarts, 60)
+    up_s = wait_for("a restart", lambda: up() and int(show("NRestarts")) > restarts, 120)
     return gone_s, gone_s + up_s, journal(since)
 
 
 # the scenarios; each returns what is to be told
 
 
-def install() -> str:
+def install(watchdog_s: int = WATCHDOG_S) -> str:
     Path("/etc/edgerun").mkdir(exist_ok=True)
     Path("/etc/edgerun/edgerun.toml").write_text(CONFIG)
     Path("/etc/credstore").mkdir(exist_ok=True)
@@ -114,12 +118,12 @@ def install() -> str:
     sh(EDGERUN, "service", "install")  # its user owns what the drop-in's code reads
     sh("chgrp", "-R", "edgerun", "/etc/edgerun")
     drop_in = Path(f"/etc/systemd/system/{UNIT}.d/90-test.conf")
-    drop_in.write_text(TESTING)
+    drop_in.write_text(testing(watchdog_s))
     told = sh(EDGERUN, "service", "install", "--now")
     expect("user", sh("ps", "-o", "user=", "-p", show("MainPID")).strip(), "edgerun")
     if "unchanged" not in told or "written" in told:
         raise Failed(f"a second install wrote: {told}")
-    if "ready" not in journal(0) and not show("StatusText"):
+    if not show("StatusText"):
         raise Failed("no status was told")
     sh(EDGERUN, "service", "status")
     return f"status {show('StatusText')!r}"
@@ -281,9 +285,8 @@ def out_of_memory() -> str:
     Path(f"/etc/systemd/system/{UNIT}.d/95-memory.conf").write_text("[Service]\nMemoryMax=500M\nMemorySwapMax=0\n")
     sh("systemctl", "daemon-reload")
     sh("systemctl", "restart", UNIT)
-    wait_for("results", results_flow, 120)
-    _, up_s, log = restarted_by((RUN / "leak").touch, 120)
-    if "oom" not in log.lower():
+    _, up_s, log = restarted_by((RUN / "leak").touch, 240)
+    if "killed by the OOM killer" not in log:
         raise Failed(f"not ended for its memory: {log[-2000:]}")
     return f"killed at MemoryMax=, up again after {up_s:.1f} s; the rest of the system goes on"
 
@@ -308,7 +311,7 @@ BOOT = {
     "uninstall": uninstall,
 }
 READ_ONLY = {"read-only root": boots_by_itself}
-MEMORY = {"install": install, "out of memory": out_of_memory}
+MEMORY = {"install": lambda: install(SLOW_WATCHDOG_S), "out of memory": out_of_memory}
 
 
 def tell(**what: object) -> None:
