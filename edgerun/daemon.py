@@ -41,9 +41,7 @@ _LOOK_S = 0.2  # how often the wait for the broker looks for a signal
 _NEVER_NS = 1 << 62
 
 
-def serve(
-    config: Config, options: RunOptions, *, last: bool = False, observers: Sequence[Sink] = ()
-) -> dict[str, Any]:
+def serve(config: Config, options: RunOptions, *, last: bool = False, observers: Sequence[Sink] = ()) -> dict[str, Any]:
     """Run until a signal, a limit of `options`, the end of all sources or a fault; returns the summary of contracts.md.
 
     Must be called on the main thread: it installs signal handlers, and with `last` (the process ends after this) leaves

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("edgerun", deadline=None)  # no test depends on how fast this machine is
+settings.load_profile("edgerun")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from edgerun.cli import flags, live, logs, summary
+from edgerun.cli import flags, logs, summary
 from edgerun.config import Config
 
 EXAMPLES = (
@@ -29,6 +29,7 @@ def serve(read_config: Callable[[argparse.Namespace], Config], args: argparse.Na
     """Run what `read_config` makes of the flags until it ends and print the summary. Raises `EdgerunError`."""
     config, options = flags.all_at_once(lambda: read_config(args), lambda: flags.read_options(args))
     logs.set_up(verbose=args.verbose, quiet=args.quiet)
+    from edgerun.cli import live
     from edgerun.daemon import serve as run_daemon
 
     with live.live_line(quiet=args.quiet, json=args.json) as line:

@@ -18,17 +18,10 @@ from tests.publish.samples import CAR, PERSON, publication
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = """
-import functools, sys
-import edgerun.daemon as daemon
-from edgerun.cli import flags, live, logs, summary
-from edgerun.cli.main import make_parser
-args = make_parser("run").parse_args(sys.argv[1:])
-config, options = flags.read_config(args), flags.read_options(args)
-logs.set_up()
-with live.live_line(quiet=args.quiet, json=args.json) as line:
-    daemon.App = functools.partial(daemon.App, observers=() if line is None else (line,))
-    account = daemon.serve(config, options, last=True)
-summary.show(account, options)
+import sys
+from edgerun.__main__ import main
+sys.argv = ["edgerun", *sys.argv[1:]]
+sys.exit(main())
 """
 
 

@@ -157,8 +157,18 @@ def test_what_is_read_seldom_stays_in_the_picture(tmp_path: Path) -> None:
     sampler.close()
 
 
+_others: set[threading.Thread] = set()
+"""What other tests left behind."""
+
+
+@pytest.fixture(autouse=True)
+def _only_its_own() -> None:
+    _others.clear()
+    _others.update(reading_threads())
+
+
 def reading_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "sensors:read"}
+    return {one for one in threading.enumerate() if one.name == "sensors:read"} - _others
 
 
 def serving(sampler: Sampler) -> threading.Thread:

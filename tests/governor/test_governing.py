@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerun.app.energy_file import EnergyFile, state_folder
+from edgerun.app.energy_file import EnergyFile
 from edgerun.app.governing import Governing, News, make_meter, make_sampler
 from edgerun.app.levels import share_out
 from edgerun.app.measures import measured, policy_of
@@ -392,12 +392,6 @@ def test_the_energy_counted_survives_a_restart(tmp_path: Path, caplog: pytest.Lo
     nowhere.write(2.0)
     nowhere.write(3.0)
     assert caplog.text.count("is not kept") == 1
-
-
-def test_where_the_state_is_kept() -> None:
-    assert state_folder({"STATE_DIRECTORY": "/var/lib/edgerun:/var/lib/other"}) == Path("/var/lib/edgerun")
-    assert state_folder({"XDG_STATE_HOME": "/x"}) == Path("/x/edgerun")
-    assert state_folder({"HOME": "/home/pi"}) == Path("/home/pi/.local/state/edgerun")
 
 
 def test_energy_is_counted_by_stream_and_kept(rig: Callable[..., Rig], tmp_path: Path) -> None:

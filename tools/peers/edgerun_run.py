@@ -15,7 +15,6 @@ import time
 from tally import arguments
 
 from edgerun import daemon
-from edgerun.app import App
 from edgerun.bench.stamped import read_any_scale
 from edgerun.cli.main import main as edgerun
 from edgerun.clock import SystemClock
@@ -42,7 +41,7 @@ class StampedJsonlSink(JsonlSink):
 def main() -> int:
     args = arguments(__doc__).parse_args()
     sink = StampedJsonlSink(JsonlSink.options(path=args.out), SinkContext(default_device_id(), SystemClock()))
-    daemon.App = functools.partial(App, observers=[sink])
+    daemon.serve = functools.partial(daemon.serve, observers=[sink])
     words = ["run", "--model", args.model, "--source", args.url, "--threads", "1", "--quiet", "--json"]
     if args.seconds:
         words += ["--seconds", str(args.seconds)]
