@@ -80,7 +80,8 @@ def test_every_flag_reaches_its_key(model: str, tmp_path: Path) -> None:
         "decoder": "yolo", "labels": str(labels), "top_k": 2, "cache": 0, "variants": [],
     }  # fmt: skip
     assert raw["streams"]["main"] == {
-        "may_pause": True, "source": {"kind": "file", "path": str(clip)}, "model": "main", "max_age_ms": 250.0, "max_fps": 7.5,
+        "source": {"kind": "file", "path": str(clip)}, "model": "main", "max_age_ms": 250.0, "max_fps": 7.5,
+        "may_pause": True,
         "labels": [], "threshold": 0.25, "loop": True, "as_fast": True, "track": False, "weight": 1.0, "zones": {},
     }  # fmt: skip
 
