@@ -18,6 +18,7 @@ from edgerun.app import App
 from edgerun.clock import SystemClock
 from edgerun.config import Config, RunOptions
 from edgerun.errors import EdgerunError, SourceError, StageError
+from edgerun.notify import Notifier
 from edgerun.pipeline.notice import (
     Asked,
     EngineNotice,
@@ -31,6 +32,8 @@ from edgerun.pipeline.notice import (
 )
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.ports import Sink
+from edgerun.progress import Progress
+from edgerun.service.supervise import Supervisor
 
 _log = logging.getLogger(__name__)
 
@@ -49,13 +52,25 @@ def serve(config: Config, options: RunOptions, *, last: bool = False, observers:
     start, after an orderly stop for a stage that died (`StageError` naming its thread).
     """
     notices: NoticeBoard = NoticeBoard()
+    clock, progress = SystemClock(), Progress()
+    supervisor = Supervisor(Notifier.from_environment(), progress, clock)
     with _signals(notices, keep=last):
-        app = App(config, options, SystemClock(), notices, run_id=secrets.token_hex(4), observers=observers)
+        app = App(
+            config,
+            options,
+            clock,
+            notices,
+            run_id=secrets.token_hex(4),
+            observers=observers,
+            progress=progress,
+            on_loading=supervisor.loading,
+        )
         code = 1
         try:
             if notices.empty():  # else a signal came while the models were loading
                 app.start()
-            account = _Turn(app, options, notices).run()
+                supervisor.ready(app.status_line())
+            account = _Turn(app, options, notices, supervisor).run()
             code = 0
             return account
         finally:
@@ -67,8 +82,9 @@ def serve(config: Config, options: RunOptions, *, last: bool = False, observers:
 class _Turn:
     """The main thread's loop."""
 
-    def __init__(self, app: App, options: RunOptions, notices: NoticeBoard) -> None:
+    def __init__(self, app: App, options: RunOptions, notices: NoticeBoard, supervisor: Supervisor) -> None:
         self._app = app
+        self._supervisor = supervisor
         self._options = options
         self._notices = notices
         self._clock = app.clock
@@ -83,6 +99,7 @@ class _Turn:
         try:
             death = self._run_to_its_end()
         finally:
+            self._supervisor.stopping("stopping")
             try:
                 self._app.stop(_STOP_LIMIT_S)
             except StageError as error:
@@ -119,6 +136,7 @@ class _Turn:
             if isinstance(notice, Asked):
                 notice.do()
             self._app.tick()
+            self._supervisor.feed(self._app.status_line)
 
     def _wait_for_delivery(self) -> None:
         """At the natural end of the data nothing presses: the broker gets time to take what is left, until a signal."""
@@ -127,7 +145,7 @@ class _Turn:
             return
         _log.warning("the data has ended; waiting up to %g s for the broker to take what is left", _DELIVERY_LIMIT_S)
         while self._notices.empty() and self._clock.mono_ns() < until_ns and not self._app.delivered(_LOOK_S):
-            pass
+            self._supervisor.feed()
 
     def _next_notice(self) -> Notice | None:
         """The next notice, or None when it is time for a tick; `StopRequested` when the run has had its seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from edgerun.config.governing import looks_at_itself
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
 from edgerun.infer.fallback import Event
+from edgerun.notify import status_line
 from edgerun.pipeline.ending import Delivery
 from edgerun.pipeline.notice import (
     Asked,
@@ -36,6 +37,7 @@ from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
 from edgerun.ports import Engine, Sink, SinkContext
+from edgerun.progress import Progress
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.telemetry import payload
@@ -56,6 +58,8 @@ if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a brok
 _log = logging.getLogger(__name__)
 
 _OUTBOX_SIZE = 64
+_LOAD_S = 60.0
+"""How long one accelerator may take to open: `infer.host.Limits.open_s`."""
 _EXEC_AFTER_NS = 5_000_000_000  # no interpreter takes this long to get here, not even on the smallest board
 
 
@@ -64,7 +68,8 @@ class App:
 
     Driven by one thread (`daemon`'s). Construction raises what cannot start, with everything opened so far closed.
     `observers` are sinks besides those of the config, whose owner closes them; the picture they are given is the one
-    that was inferred, possibly decoded at a reduced scale.
+    that was inferred, possibly decoded at a reduced scale. `progress` watches its threads. `on_loading` is told before
+    each model how many seconds that may take, and what it is.
     """
 
     def __init__(
@@ -76,12 +81,16 @@ class App:
         run_id: str,
         *,
         observers: Sequence[Sink] = (),
+        progress: Progress | None = None,
+        on_loading: Callable[[float, str], None] = lambda seconds, what: None,
     ) -> None:
         self.clock = clock
         self._config = config
         self._options = options
         self._notices = notices
         self._run_id = run_id
+        self._progress = progress or Progress()
+        self._told_published = (clock.mono_ns(), 0)
         self._ledger = Ledger(clock)
         self._load = LoadSensor(clock)
         self._pulse = Pulse(clock)
@@ -102,6 +111,7 @@ class App:
         self._trace = Trace(config.device.id, clock) if options.trace is not None else None
         try:
             for name, model in self._used_models():
+                on_loading(_LOAD_S * (1 + len(model.accelerators)), f"loading model {name}")
                 self._models[name] = open_model(
                     model, partial(self._engine_changed, name), rate_of_sources(config, name)
                 )
@@ -141,6 +151,7 @@ class App:
         gc.collect()
         if self._broker is not None:
             self._broker.start()
+            self._progress.observe("mqtt", partial(_moves, self._broker))
         if self._governing is not None:
             self._governing.start()
         if self._commands is not None:
@@ -153,6 +164,7 @@ class App:
         Raises `StageError` naming a thread that would not end. To be called once.
         """
         deadline_ns = self.clock.mono_ns() + round(limit_s * 1e9)
+        self._progress.forget("mqtt")
         if self._commands is not None:
             self._commands.close()
         if self._governing is not None:
@@ -264,6 +276,14 @@ class App:
         if self._broker is not None and self._reporter.tick(self._broker):
             self._telling.look()
         self._telling.tick()
+
+    def status_line(self) -> str:
+        """How it runs since this was asked last, in one line: for `systemctl status`."""
+        now_ns, published = self.clock.mono_ns(), self.pipeline.publisher.published
+        (then_ns, before), self._told_published = self._told_published, (now_ns, published)
+        states = {name: one.state for name, one in self._states.all().items()}
+        connected = None if self._broker is None else self._broker.connected
+        return status_line(states, published - before, (now_ns - then_ns) / 1e9, connected)
 
     def summary(self) -> dict[str, Any]:
         """The account of the run until it was stopped, in the shape of contracts.md."""
@@ -393,7 +413,7 @@ class App:
                 lane.meter.account.watch = self._trace.watch(lane.plan.stream, bundle.name)
         self._caches = joined.caches
         publisher = Publisher(outbox, sinks, self.clock, self._run_id, on_published=self._note_published)
-        return Pipeline(joined.captures, joined.workers, publisher, outbox, self.clock, self._notices)
+        return Pipeline(joined.captures, joined.workers, publisher, outbox, self.clock, self._notices, self._progress)
 
     def _build_reporter(self) -> Reporter:
         engines = {}
@@ -471,6 +491,11 @@ class App:
 
     def _left_s(self, deadline_ns: int) -> float:
         return max(0.0, (deadline_ns - self.clock.mono_ns()) / 1e9)
+
+
+def _moves(broker: Connection) -> tuple[bool, int]:
+    """For `Progress.observe`: without a link the thread "mqtt" waits for its broker."""
+    return broker.connected, broker.turned_ns
 
 
 def _info_of(engine: Engine) -> EngineInfo:

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": ("edgerun.cli.check", "validate a config and its models without starting"),
     "doctor": ("edgerun.cli.doctor", "what this device has, what is wrong with it, and what to do about it"),
     "models": ("edgerun.cli.models", "look into model files: what is understood, from where, and what is needed"),
+    "service": ("edgerun.cli.service", "edgerun as a service of systemd: install it, take it away, see how it is"),
     "bench": ("edgerun.cli.bench", "latency, throughput, CPU, memory and energy of a model; ages of a whole pipeline"),
     "convert": (
         "edgerun.cli.convert",

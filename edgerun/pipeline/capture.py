@@ -12,6 +12,7 @@ from edgerun.pipeline.intake import Intake
 from edgerun.pipeline.lane import Lane
 from edgerun.pipeline.notice import NoticeBoard, StreamNotice
 from edgerun.ports import Source
+from edgerun.progress import waiting
 from edgerun.types import NOT_YET, Grab, Stamp
 from edgerun.wake import Wake
 
@@ -80,7 +81,8 @@ class Capture:
                     continue
                 failures = 1 if self._seq > grabbed_before else failures + 1
                 self._tell("stalled", str(error))
-                self._clock.wait(self._halt, back_off_s(failures, random.random()))
+                with waiting():
+                    self._clock.wait(self._halt, back_off_s(failures, random.random()))
 
     def stop(self) -> None:
         """Ask the thread to end; any thread may call it."""
@@ -131,7 +133,8 @@ class Capture:
             with self._pausing:
                 reason = next(iter(self._paused_by.values()), "")
             self._tell("paused", reason)
-            self._going.wait()
+            with waiting():
+                self._going.wait()
         with self._pausing:
             if self._going.is_set() and not self._stop.is_set():
                 self._halt.clear()
@@ -148,7 +151,8 @@ class Capture:
 
     def _drain_source(self) -> str | None:
         """Read one opened source to its end; returns why the data ended, None when a stop or pause was asked for."""
-        source = self._open_source(self._halt, self._wake)
+        with waiting():  # for a camera, which may take its time to answer, and to let go
+            source = self._open_source(self._halt, self._wake)
         self._intake.begin(source)
         asked_ns = self._clock.mono_ns()
         try:
@@ -172,13 +176,15 @@ class Capture:
             return None
         finally:
             self._intake.end()
-            source.close()
+            with waiting():
+                source.close()
 
     def _hold_back(self) -> bool:
         """Keep the rate that the governor allows of a source that waits; whether the stream is to look again first."""
         wait_s = self._intake.slowed_for_s()
         if wait_s > 0:
-            self._clock.wait(self._halt, wait_s)
+            with waiting():
+                self._clock.wait(self._halt, wait_s)
         return wait_s > 0
 
     def _grab(self, source: Source) -> Grab | None:
@@ -186,9 +192,11 @@ class Capture:
         while True:
             until_ns = self._intake.hold_until_ns()
             if until_ns is None:
-                return source.grab()
+                with waiting():
+                    return source.grab()
             try:
-                grab = source.grab(until_ns)
+                with waiting():
+                    grab = source.grab(until_ns)
             finally:
                 self._intake.awake()
                 self._wake.clear()

@@ -12,6 +12,7 @@ from edgerun.errors import Closed
 from edgerun.pipeline.cascade import widen
 from edgerun.pipeline.handover import put
 from edgerun.pipeline.lane import Lane
+from edgerun.progress import waiting
 from edgerun.slot import Outbox
 from edgerun.types import Answer, Detection, Frame, ModelInfo, Placement, Result, SceneEvent, Tensor
 
@@ -125,7 +126,8 @@ class Ending:
             if frame.lossy:
                 victim = self._outbox.put((lane, result))
             else:
-                self._outbox.put_wait((lane, result))
+                with waiting():
+                    self._outbox.put_wait((lane, result))
         except Closed:  # only when this thread was given up as hung and comes back after all
             victim, reason = (lane, result), "stopped"
         if victim is not None:

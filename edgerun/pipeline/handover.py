@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgerun.errors import Closed
 from edgerun.pipeline.lane import Lane
+from edgerun.progress import waiting
 from edgerun.types import Frame
 
 
@@ -11,7 +12,8 @@ def put(lane: Lane, frame: Frame) -> None:
     """Hand a frame to a lane's worker and count what has to give way. The frame's lease is the worker's then."""
     try:
         if not frame.lossy:
-            lane.slot.put_wait(frame)
+            with waiting():
+                lane.slot.put_wait(frame)
             return
         victim = lane.slot.put(frame)
     except Closed:  # only when this thread was given up as stuck and its slots were closed over its head

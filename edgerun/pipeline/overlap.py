@@ -13,6 +13,7 @@ from edgerun.pipeline.demand import Estimate, overlap_start
 from edgerun.pipeline.ending import Ending, Job
 from edgerun.pipeline.turns import Turns
 from edgerun.pipeline.worker import Worker, give_up
+from edgerun.progress import waiting
 from edgerun.types import Tensor
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class OverlappedWorker(Worker):
         now_ns = self._clock.mono_ns()
         if flight is None:
             self._turns.announce(now_ns, None)
-            return self._turns.gather()
+            with waiting():  # not while an inference is under way, which is to end
+                return self._turns.gather()
         margin_ns = self._infer_time.deviation_ns + self._prepare_time.deviation_ns
         ends_ns = flight.launched_ns + self._infer_time.value_ns
         start_ns = max(now_ns, overlap_start(ends_ns, self._prepare_time.value_ns, margin_ns))

@@ -13,6 +13,7 @@ from edgerun.pipeline.lane import Lane
 from edgerun.pipeline.notice import NoticeBoard, ThreadDied, ThreadEnded
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.worker import Worker
+from edgerun.progress import Progress
 from edgerun.slot import Outbox
 
 
@@ -27,6 +28,7 @@ class Pipeline:
         outbox: Outbox[Delivery],
         clock: Clock,
         notices: NoticeBoard,
+        progress: Progress | None = None,
     ) -> None:
         self.captures = tuple(captures)
         self.workers = tuple(workers)
@@ -34,6 +36,7 @@ class Pipeline:
         self._outbox = outbox
         self._clock = clock
         self._notices = notices
+        self._progress = progress or Progress()
         self._workers_left = len(self.workers)
         self._lock = threading.Lock()
         self._publish_thread = self._thread("publish", publisher.run, publisher.drain)
@@ -122,7 +125,8 @@ class Pipeline:
 
         def run() -> None:
             try:
-                body()
+                with self._progress.watched(name):
+                    body()
             except BaseException as error:  # noqa: BLE001  a thread's body: told, and the run ends with it
                 self._notices.put(ThreadDied(name, error))
                 owe("stopped")

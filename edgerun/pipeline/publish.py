@@ -9,6 +9,7 @@ from edgerun.clock import Clock
 from edgerun.errors import Closed
 from edgerun.pipeline.ending import Delivery, count_failed
 from edgerun.ports import Sink
+from edgerun.progress import waiting
 from edgerun.slot import Outbox
 from edgerun.types import Publication
 
@@ -48,7 +49,11 @@ class Publisher:
 
     def _deliveries(self) -> Iterator[Delivery]:
         with suppress(Closed):
-            while (delivery := self._outbox.take()) is not None:
+            while True:
+                with waiting():
+                    delivery = self._outbox.take()
+                if delivery is None:
+                    return
                 yield delivery
 
     def _publish(self, delivery: Delivery) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgerun.errors import Closed, FrameError
 from edgerun.pipeline.ending import Ending, Job
 from edgerun.pipeline.turns import Turns
+from edgerun.progress import waiting
 from edgerun.types import Tensor
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class Worker:
         """The thread's body: until every lane's Slot is closed and empty."""
         try:
             while True:
-                self._serve(self._turns.gather())
+                with waiting():
+                    jobs = self._turns.gather()
+                self._serve(jobs)
         except Closed:
             return
 
