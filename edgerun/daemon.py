@@ -128,11 +128,11 @@ class _Turn:
                 return None
             if isinstance(notice, StreamNotice):
                 self._last_reason[notice.stream] = notice.reason
-                self._app.tell(notice)
+                self._app.saying.stream(notice)
             if isinstance(notice, EngineNotice):
-                self._app.tell_engine(notice)
+                self._app.saying.engine(notice)
             if isinstance(notice, InputNotice):
-                self._app.tell_input(notice)
+                self._app.saying.input(notice)
             if isinstance(notice, Asked):
                 notice.do()
             self._app.tick()

@@ -13,11 +13,13 @@ import msgspec
 
 from edgerun.app.joining import Surroundings, join, used_models
 from edgerun.app.listening import rate_of_sources
-from edgerun.app.observing import collected, watch_drift
+from edgerun.app.observing import watch_drift
 from edgerun.app.opening import LoadedModel, open_model
+from edgerun.app.outlets import open_sinks
+from edgerun.app.saying import Saying
 from edgerun.app.telling import DevicePicture, Telling
 from edgerun.clock import Clock
-from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, SpoolConfig
+from edgerun.config import Config, ModelConfig, RunOptions
 from edgerun.config.governing import looks_at_itself
 from edgerun.device.load import LoadSensor, process_started_ns
 from edgerun.errors import DeviceError
@@ -27,10 +29,8 @@ from edgerun.pipeline.ending import Delivery
 from edgerun.pipeline.notice import (
     Asked,
     EngineNotice,
-    InputNotice,
     NoticeBoard,
     StopRequested,
-    StreamNotice,
     ThreadDied,
 )
 from edgerun.pipeline.pipeline import Pipeline
@@ -38,7 +38,6 @@ from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import BEAT_S, Pulse
 from edgerun.ports import Engine, Sink, SinkContext
 from edgerun.progress import Progress
-from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.telemetry import payload
 from edgerun.telemetry.ledger import Ledger
@@ -120,8 +119,11 @@ class App:
             self._states = StateKeeper(on, clock)
             self._drift = watch_drift(config, self._models)
             if config.mqtt is not None:
-                self._broker = self._open_broker(config.mqtt)
-            self._open_sinks()
+                from edgerun.app.linking import open_link
+
+                self._broker, self._spool = open_link(config.mqtt, config.device.id, run_id, clock, self._birth)
+            for sink in open_sinks(config, options, SinkContext(config.device.id, clock, self._broker)):
+                self._sinks.append(sink)
             self.pipeline = self._built = self._build_pipeline()
             if looks_at_itself(config) or config.metrics is not None:
                 from edgerun.app.governing import open_governing
@@ -130,6 +132,7 @@ class App:
                 self._opened.callback(self._governing.close)
             self._picture = DevicePicture(self._governing, self._spooled)
             self._reporter = self._build_reporter()
+            self.saying = Saying(config, self._models, self._states, self._reporter, self._broker)
             self._telling = Telling(config, self._models, self._broker, self._picture, self._scraped, clock)
             self._opened.callback(self._telling.close)
             if self._broker is not None and config.mqtt is not None:
@@ -208,60 +211,6 @@ class App:
         """Whether the broker, where there is one, has acknowledged everything; waits up to `timeout_s` for it."""
         return self._broker is None or self._broker.flush(timeout_s)
 
-    def tell(self, notice: StreamNotice) -> None:
-        """Log and publish that a stream's state changed."""
-        if notice.state == "running" and (why := self._why_degraded(notice.stream)):
-            notice = StreamNotice(notice.stream, "degraded", why)
-        level = logging.WARNING if notice.state in {"stalled", "degraded"} else logging.INFO
-        _log.log(level, "stream %s %s%s", notice.stream, notice.state, f": {notice.reason}" if notice.reason else "")
-        self._states.set_state(notice.stream, notice.state, notice.reason)
-        if self._broker is not None:
-            self._reporter.send_states(self._broker)
-            if notice.reason:  # coming up at the start is no event
-                self._reporter.send_event(self._broker, notice.state, notice.reason, notice.stream)
-
-    def tell_engine(self, notice: EngineNotice) -> None:
-        """Log and publish that an engine runs on another accelerator now, or on none."""
-        recovered = notice.event == "recovered"
-        level = logging.INFO if recovered else logging.WARNING
-        _log.log(level, "model %s %s: %s (now on %s)", notice.model, notice.event, notice.reason, notice.accelerator)
-        for name, stream in self._config.streams.items():
-            if notice.model in stream.models:
-                why = self._why_degraded(name)
-                accelerator = notice.accelerator if notice.model == stream.models[0] else None
-                self._states.set_engine(name, why, accelerator)
-                if self._broker is not None:
-                    self._reporter.send_event(self._broker, notice.event, notice.reason, name)
-        if self._broker is not None:
-            self._reporter.send_states(self._broker)
-
-    def _why_degraded(self, stream: str) -> str:
-        """Which of the stream's models does not run where it should, and why; empty where all do."""
-        fallbacks = {
-            name: self._models[name].engine.info.fallbacks
-            for name in self._config.streams[stream].models
-            if self._models[name].engine.info.fallbacks
-        }
-        return "; ".join(f"{name} without {lost[-1][0]}: {lost[-1][1]}" for name, lost in fallbacks.items())
-
-    def tell_device(self, news: News) -> None:
-        """Log and publish what the device did for its own sake, or met with."""
-        calm = news.kind in ("recovered", "unthrottled", "quiet", "quiet_over")
-        _log.log(logging.INFO if calm else logging.WARNING, "%s: %s", news.kind, news.text)
-        for stream, why in news.streams.items():
-            self._states.set_held(stream, why)
-        if self._broker is not None:
-            self._reporter.send_event(self._broker, news.kind, news.text)
-            self._reporter.send_states(self._broker)
-
-    def tell_input(self, notice: InputNotice) -> None:
-        """Log and publish that what a stream is given is not what it should be, or is again."""
-        level = logging.WARNING if notice.present else logging.INFO
-        _log.log(level, "stream %s: input %s: %s", notice.stream, notice.fault, notice.text)
-        self._states.set_fault(notice.stream, notice.fault, notice.present)
-        if self._broker is not None:
-            self._reporter.send_event(self._broker, notice.event, notice.text, notice.stream)
-
     def next_tick_ns(self) -> int:
         """When `tick` has something to do next (monotonic ns)."""
         beat_ns = self.clock.mono_ns() + round(BEAT_S * 1e9)
@@ -270,9 +219,8 @@ class App:
     def tick(self) -> None:
         """Say that the process runs, and publish what is due."""
         self._pulse.beat()
-        if self._broker is not None and self._spool is not None:
-            for one in self._spool.take_notices():
-                self._reporter.send_event(self._broker, one.kind, one.text)
+        if self._spool is not None:
+            self.saying.spool(self._spool.take_notices())
         if self._broker is not None and self._reporter.tick(self._broker):
             self._telling.look()
         self._telling.tick()
@@ -327,69 +275,12 @@ class App:
             else:
                 _log.warning("model %s is used by no stream and is not loaded", name)
 
-    def _open_broker(self, mqtt: MqttConfig) -> Connection:
-        from edgerun.broker.connection import Connection
-        from edgerun.broker.options import BrokerOptions
-
-        options = BrokerOptions(
-            url=mqtt.url,
-            client_id=self._config.device.id,
-            username=mqtt.username,
-            password=mqtt.password,
-            prefix=mqtt.prefix,
-            ca_file=mqtt.ca_file,
-            cert_file=mqtt.cert_file,
-            key_file=mqtt.key_file,
-            insecure=mqtt.insecure,
-            keepalive_s=mqtt.keepalive_s,
-            inflight_max=mqtt.inflight_max,
-            more_urls=mqtt.more_urls,
-        )
-        self._spool = self._open_spool(mqtt.spool)
-        return Connection(options, self.clock, birth=self._birth, outgoing=self._spool)
-
-    def _open_spool(self, wanted: SpoolConfig) -> Spool:
-        from edgerun.spool.options import SpoolOptions, spool_folder
-        from edgerun.spool.spool import Spool
-
-        options = SpoolOptions(
-            folder=wanted.folder or spool_folder(self._config.device.id),
-            durability=wanted.durability,
-            max_bytes=wanted.max_bytes,
-            max_age_s=wanted.max_age,
-            sync_ms=wanted.sync_ms,
-            free_share=wanted.free_share,
-            min_free_bytes=wanted.min_free,
-            replay_rate=wanted.replay_rate,
-        )
-        return Spool(options, self.clock, self._run_id)
-
     def _spooled(self) -> dict[str, dict[str, Any]]:
-        """The group `spool` of telemetry."""
         if self._spool is None:
             return {}
-        stats = self._spool.spool_stats()
-        return {"spool": {"messages": stats.messages, "bytes": stats.bytes, "dropped": sum(stats.dropped.values())}}
+        from edgerun.app.linking import spool_group
 
-    def _open_sinks(self) -> None:
-        context = SinkContext(self._config.device.id, self.clock, self._broker)
-        options = self._options
-        wanted: list[tuple[str, dict[str, Any]]] = []
-        if options.console:
-            wanted.append(("console", {"to": "stderr" if options.jsonl == "-" else "stdout"}))
-        if options.jsonl is not None:
-            wanted.append(("jsonl", {"path": options.jsonl}))
-        pictures = {"save": options.save, "snapshot": options.snapshot}
-        if any(pictures.values()):
-            paths = {key: str(path) for key, path in pictures.items() if path is not None}
-            wanted.append(("picture", {**paths, "streams": tuple(self._config.streams)}))
-        if self._config.mqtt is not None:
-            wanted.append(("mqtt", {"prefix": self._config.mqtt.prefix}))
-        if kept := collected(self._config):
-            wanted.append(("collect", {"streams": kept}))
-        for kind, values in wanted:
-            sink_class = resolve("sink", kind)
-            self._sinks.append(sink_class(sink_class.options(**values), context))
+        return spool_group(self._spool)
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
@@ -461,7 +352,7 @@ class App:
 
     def _tell_of_device(self, news: News | ThreadDied) -> None:
         """Called by the thread "sensors"."""
-        self._notices.put(news if isinstance(news, ThreadDied) else Asked(partial(self.tell_device, news)))
+        self._notices.put(news if isinstance(news, ThreadDied) else Asked(partial(self.saying.device, news)))
 
     def _scraped(self) -> Scraped:
         from edgerun.telemetry.prometheus import Scraped

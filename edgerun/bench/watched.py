@@ -273,7 +273,7 @@ def _turn(app: App, notices: NoticeBoard, sink: StampSink, job: LiveJob) -> None
             raise StageError(f"the run ended before its time: {notice.reason}")
         if isinstance(notice, StreamNotice):
             reasons[notice.stream] = notice.reason
-            app.tell(notice)
+            app.saying.stream(notice)
 
 
 def main() -> int:

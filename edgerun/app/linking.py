@@ -1,0 +1,56 @@
+"""The connection to the broker and the spool behind it, as the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgerun.broker.connection import Connection
+from edgerun.broker.message import Message
+from edgerun.broker.options import BrokerOptions
+from edgerun.clock import Clock
+from edgerun.config import MqttConfig, SpoolConfig
+from edgerun.spool.options import SpoolOptions, spool_folder
+from edgerun.spool.spool import Spool
+
+
+def open_link(
+    mqtt: MqttConfig, device: str, run_id: str, clock: Clock, birth: Callable[[], Sequence[Message]]
+) -> tuple[Connection, Spool]:
+    """The connection of `device`, not started, and the spool that it takes its messages from."""
+    options = BrokerOptions(
+        url=mqtt.url,
+        client_id=device,
+        username=mqtt.username,
+        password=mqtt.password,
+        prefix=mqtt.prefix,
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        insecure=mqtt.insecure,
+        keepalive_s=mqtt.keepalive_s,
+        inflight_max=mqtt.inflight_max,
+        more_urls=mqtt.more_urls,
+    )
+    spool = _open_spool(mqtt.spool, device, run_id, clock)
+    return Connection(options, clock, birth=birth, outgoing=spool), spool
+
+
+def _open_spool(wanted: SpoolConfig, device: str, run_id: str, clock: Clock) -> Spool:
+    options = SpoolOptions(
+        folder=wanted.folder or spool_folder(device),
+        durability=wanted.durability,
+        max_bytes=wanted.max_bytes,
+        max_age_s=wanted.max_age,
+        sync_ms=wanted.sync_ms,
+        free_share=wanted.free_share,
+        min_free_bytes=wanted.min_free,
+        replay_rate=wanted.replay_rate,
+    )
+    return Spool(options, clock, run_id)
+
+
+def spool_group(spool: Spool) -> dict[str, dict[str, Any]]:
+    """The group `spool` of telemetry."""
+    stats = spool.spool_stats()
+    return {"spool": {"messages": stats.messages, "bytes": stats.bytes, "dropped": sum(stats.dropped.values())}}

@@ -1,0 +1,31 @@
+"""The sinks that a config and the flags of a run ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edgerun.app.observing import collected
+from edgerun.config import Config, RunOptions
+from edgerun.ports import Sink, SinkContext
+from edgerun.registry import resolve
+
+
+def open_sinks(config: Config, options: RunOptions, context: SinkContext) -> Iterator[Sink]:
+    """Each opened when it is asked for; whoever takes it closes it. Raises what they raise."""
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    if options.console:
+        wanted.append(("console", {"to": "stderr" if options.jsonl == "-" else "stdout"}))
+    if options.jsonl is not None:
+        wanted.append(("jsonl", {"path": options.jsonl}))
+    pictures = {"save": options.save, "snapshot": options.snapshot}
+    if any(pictures.values()):
+        paths = {key: str(path) for key, path in pictures.items() if path is not None}
+        wanted.append(("picture", {**paths, "streams": tuple(config.streams)}))
+    if config.mqtt is not None:
+        wanted.append(("mqtt", {"prefix": config.mqtt.prefix}))
+    if kept := collected(config):
+        wanted.append(("collect", {"streams": kept}))
+    for kind, values in wanted:
+        sink_class = resolve("sink", kind)
+        yield sink_class(sink_class.options(**values), context)
