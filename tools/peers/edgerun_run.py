@@ -7,7 +7,6 @@ result, so edgerun's way from worker to publisher is part of its ages.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import time
@@ -41,7 +40,10 @@ class StampedJsonlSink(JsonlSink):
 def main() -> int:
     args = arguments(__doc__).parse_args()
     sink = StampedJsonlSink(JsonlSink.options(path=args.out), SinkContext(default_device_id(), SystemClock()))
-    daemon.serve = functools.partial(daemon.serve, observers=[sink])
+    serve = daemon.serve
+    daemon.serve = lambda config, options, *, observers=(), **how: serve(
+        config, options, observers=(*observers, sink), **how
+    )
     words = ["run", "--model", args.model, "--source", args.url, "--threads", "1", "--quiet", "--json"]
     if args.seconds:
         words += ["--seconds", str(args.seconds)]
