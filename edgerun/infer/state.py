@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from edgerun.errors import EdgerunError, EngineError, ModelError
+from edgerun.errors import EdgerunError, EngineError, FrameError, ModelError
 from edgerun.ports import Engine
 from edgerun.types import EngineInfo, Tensor, TensorSpec
 
@@ -72,7 +72,7 @@ class StatefulEngine:
         self.inputs: tuple[TensorSpec, ...] = tuple(specs[at] for at in self._free)
         self._used = False
         self.outputs: tuple[TensorSpec, ...] = self._learn()
-        self.reset()
+        self._begin_anew()
 
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `ports.Engine`: the outputs that are not state, valid until the next call. One row at a time."""
@@ -95,7 +95,15 @@ class StatefulEngine:
         return [outputs[at] for at in self._shown]
 
     def reset(self) -> None:
-        """Forget everything that went in. Raises `EngineError` or `ModelError` where the model cannot be reopened."""
+        """Forget everything that went in. Raises `FrameError` (reason `engine`) where the model cannot be reopened now:
+        the frame that asked for it is lost, and the next may ask again.
+        """
+        try:
+            self._begin_anew()
+        except (EngineError, ModelError) as error:
+            raise FrameError("the model cannot begin anew", reason="engine", where=self._name, got=error) from error
+
+    def _begin_anew(self) -> None:
         for kept in self._kept:
             kept.fill(0)
         if self._reopen is None or not self._used:

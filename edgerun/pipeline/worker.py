@@ -101,8 +101,8 @@ class Worker:
                 job.ended = True
                 continue
             job.row = first + len(rows)
-            self._follow(job)
             try:
+                self._follow(job)
                 job.tensor, job.placement = self._preprocess.prepare(job.frame.image, job.frame.region, job.row)
             except FrameError as error:
                 self._fail(job, error)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from edgerun.config.build import PLANNED
 from tests import mosquitto
 from tests.delivery.proxy import proxy
 from tests.mosquitto import wait_until
@@ -32,7 +31,6 @@ max_age_ms = 5000
 """
 
 
-@pytest.mark.skipif("mqtt.spool" in PLANNED, reason="this version does not act on [mqtt.spool]")
 @pytest.mark.parametrize("durability", ["outage", "always"])
 def test_a_killed_daemon_loses_nothing_it_had_spooled(tmp_path: Path, durability: str) -> None:
     topic = "edgerun/gate-3/detections/yard"

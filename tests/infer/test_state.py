@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edgerun.errors import EngineError, ModelError
+from edgerun.errors import EngineError, FrameError, ModelError
 from edgerun.infer.onnx import OnnxEngine
 from edgerun.infer.onnx import Options as OnnxOptions
 from edgerun.infer.state import StatefulEngine, reset, with_state
@@ -132,6 +132,28 @@ def test_state_inside_a_tflite_model_is_cleared_by_opening_it_anew() -> None:
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.infer((x,))
+
+
+def test_a_model_that_cannot_be_reopened_costs_a_frame_and_is_reopened_later() -> None:
+    model, gone = tflite_models.accumulator(3), [False]
+
+    def open_it() -> TfliteEngine:
+        if gone[0]:
+            raise EngineError("the accelerator is gone")
+        return TfliteEngine(TfliteOptions(), EngineContext(model, "sum"))
+
+    engine = with_state(open_it(), "sum", variables=True, reopen=open_it)
+    x = np.array([[1, 2, 3]], np.float32)
+    assert (engine.infer((x,))[0] == x).all()
+    gone[0] = True
+    for _ in range(2):
+        with pytest.raises(FrameError, match="the accelerator is gone") as caught:
+            reset(engine)
+        assert caught.value.reason == "engine"
+    gone[0] = False
+    reset(engine)
+    assert (engine.infer((x,))[0] == x).all()
+    engine.close()
 
 
 def test_without_a_way_to_reopen_state_inside_is_refused() -> None:

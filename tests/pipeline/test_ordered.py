@@ -178,3 +178,19 @@ def test_a_gap_of_the_source_is_the_results(mark: bool) -> None:
     engine = Remembering(slow=0)
     sink = run(engine, frozenset([5]) if mark else frozenset(), lossless=True)
     assert [number for number, p in enumerate(sink.got) if p.result.gap] == ([5] if mark else [])
+
+
+def test_a_model_that_cannot_begin_anew_costs_the_frame_and_is_asked_again() -> None:
+    engine = Remembering(slow=0)
+    refusals = iter([True, True, False])
+
+    def forget() -> None:
+        if next(refusals, False):
+            raise FrameError("it cannot be opened", reason="engine")
+        Remembering.forget(engine)
+
+    engine.forget = forget  # type: ignore[method-assign]
+    sink = run(engine, frozenset([10]), lossless=True)
+    assert numbers(sink) == [number for number in range(FRAMES) if number not in (10, 11)]
+    assert [p.result.answer.classes[0].class_id for p in sink.got if p.result.gap] == [12]
+    assert [one[0] for one in engine.runs] == [0, 12]
