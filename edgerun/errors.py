@@ -8,6 +8,7 @@
     │   ├── SourceError                    a camera, stream or file stopped giving frames; retryable
     │   └── EngineError (RuntimeError)     a runtime or accelerator failed
     ├── BrokerError    (ConnectionError)   the MQTT broker refused or vanished; retryable
+    ├── SealError      (ValueError)        whoever holds the key: a wrong one, or a sealed file that is damaged or swapped
     ├── FrameError     (ValueError)        this one frame cannot be used; counted, the stream goes on
     ├── StageError     (RuntimeError)      a thread of the pipeline died; names it
     └── Closed                             the hand-off is closed and empty: the end of the data, not a fault
@@ -104,6 +105,10 @@ class SourceError(DeviceError):
 
 class EngineError(DeviceError, RuntimeError):
     """A runtime or accelerator failed to open or to run the model."""
+
+
+class SealError(EdgerunError, ValueError):
+    """What is sealed cannot be opened: another key, or it is not what was sealed."""
 
 
 class BrokerError(EdgerunError, ConnectionError):

@@ -32,6 +32,10 @@ _KEYS = {
     "as_fast": "streams.*.as_fast",
 }
 """Flag → the key it sets in every model or stream."""
+_THREE_WAYS = (
+    "edgerun demo shows it on a bundled clip; edgerun run --model ssd-mobilenet-v2-oid --source /dev/video0 needs no "
+    "file; edgerun init writes a config for edgerun run --config edgerun.toml"
+)
 _ONE_MODEL = ("model", "source", "engine", "labels", "decoder")
 """Flags that say what a model or stream is, and so have no sense beside a file that says it."""
 
@@ -114,7 +118,8 @@ def read_flags(args: argparse.Namespace, device: Mapping[str, Any]) -> Config:
     models, sources = args.model or [], args.source or []
     if not models or not sources:
         missing = "--source" if models else "--model" if sources else "--config, or --model with --source"
-        raise ConfigError("nothing to run", expected=missing, remedy="see edgerun run --help")
+        remedy = "see edgerun run --help" if models or sources else _THREE_WAYS
+        raise ConfigError("nothing to run", expected=missing, remedy=remedy)
     if len(models) not in (1, len(sources)):
         raise ConfigError(
             "models and sources do not pair up",

@@ -19,6 +19,7 @@ from edgerun.errors import ConfigError, ConfigErrors, DeviceError, EdgerunError,
 COMMANDS = {
     "demo": ("edgerun.cli.demo", "the bundled detector on a bundled clip of a street"),
     "run": ("edgerun.cli.run", "the daemon: cameras in, detections out"),
+    "init": ("edgerun.cli.init", "write a first config: camera, model and broker are detected, or asked for"),
     "check": ("edgerun.cli.check", "validate a config and its models without starting"),
     "doctor": ("edgerun.cli.doctor", "what this device has, what is wrong with it, and what to do about it"),
     "models": ("edgerun.cli.models", "look into model files: what is understood, from where, and what is needed"),
@@ -30,6 +31,8 @@ COMMANDS = {
     ),
     "watch": ("edgerun.cli.watch", "live terminal view of one device or a fleet from its MQTT topics"),
     "explain": ("edgerun.cli.explain", "which part of a picture carried a model's result, as a heat-map"),
+    "import-frigate": ("edgerun.cli.import_frigate", "a config of edgerun from one of Frigate"),
+    "completion": ("edgerun.cli.completion", "a shell's completion script"),
     "tune": ("edgerun.cli.tune", "the best runtime, accelerator, threads and batch on this machine, as config lines"),
 }
 """Command → (module, what it does). A module has `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`."""
@@ -81,13 +84,15 @@ def print_error(error: EdgerunError, debug: bool = False) -> None:
         output.tell(f"edgerun: {text if text.endswith(('.', '?', '!')) else text + '.'}")
 
 
-def make_parser(command: str | None = None) -> Parser:
-    """The whole parser; only `command` has its own flags, since each command's module is imported to know them."""
+def make_parser(command: str | None = None, *, whole: bool = False) -> Parser:
+    """The parser; only `command` has its own flags, since each command's module is imported to know them, or all have
+    when it is wanted `whole`.
+    """
     parser = Parser(prog="edgerun", description="Edge inference runtime: camera in, fresh, accounted-for answers out.")
     parser.add_argument("--version", action="version", version=f"edgerun {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for name, (_, what) in COMMANDS.items():
-        if name != command:
+        if name != command and not whole:
             commands.add_parser(name, help=what)
             continue
         module = load_command(name)

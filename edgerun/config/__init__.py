@@ -6,6 +6,7 @@ plug-in. `load` reads a file, `build` takes the same tables from elsewhere (flag
 
 from edgerun.config.build import PLANNED, FindModel, OptionsOf, build, dump, load, split_credentials
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
+from edgerun.config.security import SecurityConfig
 from edgerun.config.source import parse_source
 from edgerun.config.structs import (
     Config,
@@ -48,6 +49,7 @@ __all__ = [
     "QuietConfig",
     "RunOptions",
     "Secret",
+    "SecurityConfig",
     "SensorsConfig",
     "SourceConfig",
     "SpoolConfig",

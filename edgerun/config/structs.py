@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
+from edgerun.config.security import SecurityConfig
 from edgerun.config.watching import (
     ActivityConfig,
     BatchConfig,
@@ -319,6 +320,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sensors: SensorsConfig = msgspec.field(default_factory=SensorsConfig)
     quiet: dict[str, QuietConfig] = msgspec.field(default_factory=dict)
     metrics: MetricsConfig | None = None
+    security: SecurityConfig = msgspec.field(default_factory=SecurityConfig)
 
 
 class RunOptions(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Security: keys, trust, signatures, sealing at rest, and tokens."""
