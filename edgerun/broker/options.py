@@ -9,6 +9,7 @@ import msgspec
 
 from edgerun.errors import ConfigError
 from edgerun.secret import Secret
+from edgerun.validate import show
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
@@ -103,12 +104,11 @@ def parse_address(url: str) -> Address:
     Ports default to 1883 and 8883 (IANA: mqtt, secure-mqtt), 80 and 443; the path to `/mqtt`. Raises `ConfigError`,
     whose message leaves out a user and password.
     """
-    parts = urlsplit(url)
-    shown = _without_credentials(url)
     try:
-        port = parts.port
-    except ValueError:
-        port = -1
+        parts = urlsplit(url)
+        shown, port = _without_credentials(url), parts.port
+    except ValueError:  # a broken IPv6 address, or a port that is no number
+        parts, shown, port = urlsplit(""), show(url.rpartition("@")[2]), -1
     if parts.scheme not in _PORTS or not parts.hostname or port in (-1, 0):
         raise ConfigError(
             "not a broker's address", where="url", expected="mqtt://, mqtts://, ws:// or wss://host[:port]", got=shown
