@@ -29,11 +29,14 @@ COMMANDS = {
         "edgerun.cli.convert",
         "a smaller, faster model that is proved before it ships: quantise, judge, measure, bundle",
     ),
+    "batch": ("edgerun.cli.batch", "recordings through a model, many at once, every frame accounted for"),
     "watch": ("edgerun.cli.watch", "live terminal view of one device or a fleet from its MQTT topics"),
     "explain": ("edgerun.cli.explain", "which part of a picture carried a model's result, as a heat-map"),
     "import-frigate": ("edgerun.cli.import_frigate", "a config of edgerun from one of Frigate"),
     "completion": ("edgerun.cli.completion", "a shell's completion script"),
     "tune": ("edgerun.cli.tune", "the best runtime, accelerator, threads and batch on this machine, as config lines"),
+    "control": ("edgerun.cli.control", "tell the running daemon what to do; make access tokens and keys"),
+    "audit": ("edgerun.cli.audit", "what was changed on this device and by whom, and whether that record is whole"),
 }
 """Command → (module, what it does). A module has `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`."""
 
