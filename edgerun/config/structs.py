@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
 from edgerun.config.security import SecurityConfig
+from edgerun.config.store import StoreConfig
 from edgerun.config.watching import (
     ActivityConfig,
     BatchConfig,
@@ -23,10 +24,12 @@ from edgerun.config.watching import (
     MetricsConfig,
     PartOfFrame,
     PrivacyConfig,
+    SnapshotConfig,
     ThenConfig,
     TrackConfig,
     ZoneConfig,
 )
+from edgerun.config.web import WebConfig
 from edgerun.secret import Secret
 
 NAME = r"^[a-z0-9-]{1,63}\Z"
@@ -35,8 +38,9 @@ _MQTT_SCHEMES = ("mqtt", "mqtts", "ws", "wss")
 
 
 def default_device_id() -> str:
-    """The host's name made to fit a topic level: a-z, 0-9 and -."""
-    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().partition(".")[0].lower()).strip("-")
+    """`$EDGERUN_DEVICE_ID`, else the host's name, made to fit a topic level: a-z, 0-9 and -."""
+    named = os.environ.get("EDGERUN_DEVICE_ID") or socket.gethostname().partition(".")[0]
+    name = re.sub(r"[^a-z0-9-]+", "-", named.lower()).strip("-")
     return name[:63] or "edgerun"
 
 
@@ -85,7 +89,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[device]`: who this is."""
 
     id: Annotated[
-        Name, Meta(description="The device's name in topics, and its MQTT client id. By default the host's name.")
+        Name, Meta(description="The device's name in topics, and its MQTT client id. By default `$EDGERUN_DEVICE_ID`, else the host's name.")
     ] = msgspec.field(default_factory=default_device_id)
 
 
@@ -160,6 +164,13 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, Meta(description="Announce device and streams to Home Assistant (MQTT discovery).")
     ] = False
     home_assistant_prefix: Annotated[Prefix, Meta(description="Home Assistant's discovery prefix.")] = "homeassistant"
+    desired: Annotated[
+        bool,
+        Meta(
+            description="Run what the retained message `…/config/desired` wishes for, answer on `…/config/reported`. "
+            "Whoever may publish there decides what this device looks at."
+        ),
+    ] = False
     telemetry_interval: Annotated[
         Annotated[float, Meta(ge=1, le=86400, extra={"unit": "s"})],
         Meta(description="Time between telemetry messages."),
@@ -169,9 +180,22 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[models.NAME]`: a model, and how to run it."""
 
-    path: Annotated[Path, Meta(description="A bundle, a bare .tflite or .onnx file, or the name of a bundled model.")]
+    path: Annotated[
+        Path,
+        Meta(
+            description="A bundle, a bare .tflite or .onnx file, or a model's name: of the store (its active version, or "
+            "`name@version`), or of those that ship with edgerun."
+        ),
+    ]
     engine: Annotated[
         Literal["tflite", "onnx"] | None, Meta(description="What runs it; by default what the file says.")
+    ] = None
+    key: Annotated[
+        Secret | None,
+        Meta(
+            description="Opens its sealed files, instead of `model_key` of [security].",
+            extra={"expected": "a table that says where it is"},
+        ),
     ] = None
     runtime: Annotated[
         Literal["auto", "litert", "tflite-runtime"],
@@ -218,6 +242,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 0
 
+    swap: Annotated[
+        Literal["auto", "overlap", "gap"],
+        Meta(
+            description="When another model takes its place: `overlap` opens the new one beside the old, so that "
+            "results go on; `gap` closes the old one first, which needs less memory; `auto` takes the gap only where "
+            "memory is short."
+        ),
+    ] = "auto"
     variants: Annotated[
         tuple[Text, ...],
         Meta(
@@ -292,6 +324,9 @@ class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     then: Annotated[ThenConfig | None, Meta(description="A table, see below.")] = None
     collect: Annotated[CollectConfig | None, Meta(description="A table, see below; by default nothing is kept.")] = None
+    snapshot: Annotated[
+        SnapshotConfig | None, Meta(description="A table, see below; by default no picture leaves the device.")
+    ] = None
     keyword: Annotated[
         KeywordConfig | None, Meta(description="A table, see below; of a model that listens for words.")
     ] = None
@@ -320,7 +355,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sensors: SensorsConfig = msgspec.field(default_factory=SensorsConfig)
     quiet: dict[str, QuietConfig] = msgspec.field(default_factory=dict)
     metrics: MetricsConfig | None = None
+    web: WebConfig | None = None
     security: SecurityConfig = msgspec.field(default_factory=SecurityConfig)
+    store: StoreConfig = msgspec.field(default_factory=StoreConfig)
 
 
 class RunOptions(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -60,6 +61,32 @@ def test_what_is_copied_is_there() -> None:
     for script in package["scripts"].values():
         assert (ROOT / script).read_text().startswith("#!/bin/sh\n")
         assert (ROOT / script).stat().st_mode & 0o111
+
+
+def manifests() -> list[dict[str, Any]]:
+    return [one for path in sorted((DEPLOY / "k3s").glob("*.yaml")) for one in yaml.safe_load_all(path.read_text())]
+
+
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
+def test_kubernetes_takes_the_manifests(manifest: dict[str, Any]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    kubernetes_validate.validate(manifest, "1.28", strict=True)
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    if manifest["kind"] in ("DaemonSet", "Deployment"):
+        assert_what_is_mounted_is_a_volume_and_nothing_runs_as_root(manifest["spec"]["template"]["spec"])
+
+
+def assert_what_is_mounted_is_a_volume_and_nothing_runs_as_root(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_manifests_config_is_one() -> None:
+    (text,) = [one["data"]["edgerun.toml"] for one in manifests() if one["kind"] == "ConfigMap"]
+    raw = tomllib.loads(text)
+    assert build(raw, flags.options_of, find_model=flags.find_model).streams["main"].source.kind == "camera"
 
 
 def test_the_composed_files_are_there_and_the_config_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
