@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Any
 
 from edgerun.app import App
+from edgerun.app.changing import Reread
 from edgerun.clock import SystemClock
 from edgerun.config import Config, RunOptions
-from edgerun.errors import EdgerunError, SourceError, StageError
+from edgerun.errors import ConfigError, EdgerunError, SourceError, StageError
 from edgerun.notify import Notifier
 from edgerun.pipeline.notice import (
     Asked,
@@ -25,12 +26,12 @@ from edgerun.pipeline.notice import (
     InputNotice,
     Notice,
     NoticeBoard,
+    ReloadRequested,
     StopRequested,
     StreamNotice,
     ThreadDied,
     ThreadEnded,
 )
-from edgerun.pipeline.pipeline import Pipeline
 from edgerun.ports import Sink
 from edgerun.progress import Progress
 from edgerun.service.supervise import Supervisor
@@ -39,22 +40,32 @@ _log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 4.0  # of the 5 s that systemd and users are promised; the rest is the interpreter's
 _DELIVERY_LIMIT_S = 30.0
+_KEPT_LIMIT_S = 1.0
+"""At the end of the data, without a link: enough for the disk to take what is left."""
 _IMPATIENT_NS = 1_000_000_000
 _LOOK_S = 0.2  # how often the wait for the broker looks for a signal
 _NEVER_NS = 1 << 62
 
 
-def serve(config: Config, options: RunOptions, *, last: bool = False, observers: Sequence[Sink] = ()) -> dict[str, Any]:
+def serve(
+    config: Config,
+    options: RunOptions,
+    *,
+    last: bool = False,
+    observers: Sequence[Sink] = (),
+    reread: Reread | None = None,
+) -> dict[str, Any]:
     """Run until a signal, a limit of `options`, the end of all sources or a fault; returns the summary of contracts.md.
 
     Must be called on the main thread: it installs signal handlers, and with `last` (the process ends after this) leaves
-    them there. Raises `EdgerunError`: at once for what cannot
-    start, after an orderly stop for a stage that died (`StageError` naming its thread).
+    them there. `reread` gives the config again, for a reload; None: there is none to read. Raises `EdgerunError`: at
+    once for what cannot start, after an orderly stop for a stage that died (`StageError` naming its thread).
     """
     notices: NoticeBoard = NoticeBoard()
     clock, progress = SystemClock(), Progress()
-    supervisor = Supervisor(Notifier.from_environment(), progress, clock)
-    with _signals(notices, keep=last):
+    notifier = Notifier.from_environment()
+    supervisor = Supervisor(notifier, progress, clock)
+    with _signals(notices, keep=last, supervised=notifier.told):
         app = App(
             config,
             options,
@@ -64,6 +75,7 @@ def serve(config: Config, options: RunOptions, *, last: bool = False, observers:
             observers=observers,
             progress=progress,
             on_loading=supervisor.loading,
+            reread=reread,
         )
         code = 1
         try:
@@ -75,8 +87,8 @@ def serve(config: Config, options: RunOptions, *, last: bool = False, observers:
             return account
         finally:
             app.close()
-            if app.pipeline.held:
-                atexit.register(_leave, app.pipeline, code)
+            if app.held:
+                atexit.register(_leave, app, code)
 
 
 class _Turn:
@@ -89,7 +101,7 @@ class _Turn:
         self._notices = notices
         self._clock = app.clock
         self._until_ns = _NEVER_NS
-        self._time_is_up = False
+        self._time_is_up = self._has_ended = False
         self._last_reason: dict[str, str] = {}
 
     def run(self) -> dict[str, Any]:
@@ -101,7 +113,7 @@ class _Turn:
         finally:
             self._supervisor.stopping("stopping")
             try:
-                self._app.stop(_STOP_LIMIT_S)
+                self._app.stop(_KEPT_LIMIT_S if self._has_ended and self._app.kept() else _STOP_LIMIT_S)
             except StageError as error:
                 hung = error
         if death is not None:
@@ -124,6 +136,7 @@ class _Turn:
                 _log.info("stopping: %s", notice.reason)
                 return None
             if isinstance(notice, ThreadEnded) and notice.thread == "publish":
+                self._has_ended = True
                 self._wait_for_delivery()
                 return None
             if isinstance(notice, StreamNotice):
@@ -133,18 +146,34 @@ class _Turn:
                 self._app.saying.engine(notice)
             if isinstance(notice, InputNotice):
                 self._app.saying.input(notice)
+            if isinstance(notice, ReloadRequested):
+                self._reload(notice.reason)
             if isinstance(notice, Asked):
                 notice.do()
             self._app.tick()
             self._supervisor.feed(self._app.status_line)
 
+    def _reload(self, reason: str) -> None:
+        """Have the config read again; systemd is told when that is done, whatever came of it."""
+        _log.info("%s: the config is read again", reason)
+        try:
+            self._app.reload(lambda outcome: self._supervisor.ready(self._app.status_line()))
+        except ConfigError as error:
+            _log.warning("%s: %s", reason, error)
+            return
+        self._supervisor.reloading()
+
     def _wait_for_delivery(self) -> None:
-        """At the natural end of the data nothing presses: the broker gets time to take what is left, until a signal."""
+        """At the natural end of the data nothing presses: the broker gets time to take what is left, until a signal.
+        Where there is no link the disk has it, and whoever comes next sends it.
+        """
         until_ns = min(self._until_ns, self._clock.mono_ns() + round(_DELIVERY_LIMIT_S * 1e9))
-        if self._app.delivered(_LOOK_S):
+        if self._app.delivered(_LOOK_S) or self._app.kept():
             return
         _log.warning("the data has ended; waiting up to %g s for the broker to take what is left", _DELIVERY_LIMIT_S)
-        while self._notices.empty() and self._clock.mono_ns() < until_ns and not self._app.delivered(_LOOK_S):
+        while self._notices.empty() and self._clock.mono_ns() < until_ns:
+            if self._app.delivered(_LOOK_S) or self._app.kept():
+                return
             self._supervisor.feed()
 
     def _next_notice(self) -> Notice | None:
@@ -185,13 +214,13 @@ def _told(death: ThreadDied) -> EdgerunError:
     return error
 
 
-def _leave(pipeline: Pipeline, code: int) -> None:
-    """At the interpreter's exit: end the process at once if a driver or a runtime still holds a thread of `pipeline`.
+def _leave(app: App, code: int) -> None:
+    """At the interpreter's exit: end the process at once if a driver or a runtime still holds a thread of `app`.
 
     Should such a thread come back while the interpreter is taken down, Python ends it where it stands, and the C++
     under it calls `std::terminate`: SIGABRT after a clean run.
     """
-    if pipeline.held:
+    if app.held:
         for out in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
                 out.flush()
@@ -199,12 +228,13 @@ def _leave(pipeline: Pipeline, code: int) -> None:
 
 
 @contextmanager
-def _signals(notices: NoticeBoard, *, keep: bool) -> Iterator[None]:
+def _signals(notices: NoticeBoard, *, keep: bool, supervised: bool) -> Iterator[None]:
     """SIGINT and SIGTERM ask for the end; one more, a second or later, takes it at once.
 
     Sooner it is the same wish twice: `timeout` signals the process and then its group. SIGHUP asks for the end where
-    there is a terminal that can hang up; elsewhere it is told that there is no reload yet. `keep` leaves the handlers
-    in place: a signal that comes while the process ends must not make a crash of a clean end.
+    there is a terminal that can hang up; elsewhere, and where `supervised` by systemd, for the config to be read again.
+    `keep` leaves the handlers in place: a signal that comes while the process ends must not make a crash of a clean
+    end.
     """
     asked_ns: int | None = None
     clock = SystemClock()
@@ -219,10 +249,11 @@ def _signals(notices: NoticeBoard, *, keep: bool) -> Iterator[None]:
         elif now_ns - asked_ns >= _IMPATIENT_NS:
             os._exit(128 + number)
 
-    def no_reload(number: int, frame: FrameType | None) -> None:
-        _log.warning("SIGHUP: this version does not reload; restart the service to apply a changed config")
+    def reload(number: int, frame: FrameType | None) -> None:
+        notices.put(ReloadRequested("SIGHUP"))
 
-    handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGHUP: ask if on_terminal else no_reload}
+    hangs_up = on_terminal and not supervised
+    handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGHUP: ask if hangs_up else reload}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -134,6 +134,21 @@ class Histogram:
             taken._max_ms, self._max_ms = self._max_ms, 0.0
         return taken
 
+    def since(self, earlier: Histogram | None) -> Histogram:
+        """The values that came after `earlier` was the state of this; its maximum is the edge of a bucket."""
+        later = Histogram()
+        later.merge(self)
+        if earlier is None or not later._count:
+            return later
+        for i, n in enumerate(earlier._buckets):
+            if n:
+                later._buckets[i] = max(0, later._buckets[i] - n)
+        later._count = sum(later._buckets)
+        later._sum_ms = max(0.0, later._sum_ms - earlier._sum_ms)
+        top = next((i for i in range(_SIZE - 1, -1, -1) if later._buckets[i]), None)
+        later._max_ms = 0.0 if top is None else min(later._max_ms, _upper_edge_ms(top))
+        return later
+
     @property
     def count(self) -> int:
         return self._count

@@ -9,7 +9,7 @@ exactly `(options, context)`. Whoever constructs closes; `close()` is idempotent
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -200,7 +200,7 @@ class Decoder(Protocol):
 
 
 class Incoming(msgspec.Struct, frozen=True):
-    """One message from the broker. The last three fields are MQTT 5's, None where the sender or the link has none."""
+    """One message from the broker. Response topic, correlation and expiry are MQTT 5's, None where the sender or the link has none."""
 
     topic: str
     payload: bytes
@@ -209,6 +209,8 @@ class Incoming(msgspec.Struct, frozen=True):
     response_topic: str | None = None
     correlation: bytes | None = None
     expires_in_s: int | None = None
+    packet: tuple[int, int] | None = None
+    """The link it came by and its packet id there, where whoever takes it is to acknowledge it."""
 
 
 class Broker(Protocol):
@@ -230,13 +232,14 @@ class Broker(Protocol):
         keep: Literal["telemetry", "detection", "event"] | None = None,
         number: int | None = None,
         expires_s: int | None = None,
+        response_topic: str | None = None,
     ) -> None:
         """Queue one message. While the link is down QoS 1 waits (bounded, oldest dropped and counted), QoS 0 is dropped
         and counted.
 
         `correlation`: of the request that this answers (MQTT 5). `keep`: it outlives what the spool's durability
         covers, and is the more dear the later its class stands; None: it need not. `number`: the result's, of the run.
-        `expires_s`: after so long nobody wants it any more.
+        `expires_s`: after so long nobody wants it any more. `response_topic`: where its answer is awaited (MQTT 5).
         """
         ...
 
@@ -249,12 +252,18 @@ class Broker(Protocol):
         ...
 
 
+Seal = Callable[[bytes, str, str], bytes]
+"""(content, purpose, file name) → what is to be written instead of the content, under that name and `.sealed`."""
+
+
 class SinkContext(msgspec.Struct, frozen=True):
     """What a sink is given besides its options; `broker` only where there is one."""
 
     device: str
     clock: Clock
     broker: Broker | None = None
+    seal: Seal | None = None
+    """What seals the files that a sink keeps, where the config has a key for that."""
 
 
 class Sink(Protocol):

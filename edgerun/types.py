@@ -230,6 +230,16 @@ class Quantity(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str = ""
 
 
+class Hidden(msgspec.Struct, frozen=True):
+    """What of a picture nobody may be shown: `boxes`, where objects with one of `labels` are, and all outside `seen`,
+    the part that the model looked at (0..1 of the frame).
+    """
+
+    labels: frozenset[str]
+    boxes: tuple[Box, ...]
+    seen: Box = (0.0, 0.0, 1.0, 1.0)
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What a decoder read out of a model's outputs; only the fields that the task has are set."""
 
@@ -242,6 +252,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Largest share first."""
     embedding: tuple[float, ...] | None = None
     values: tuple[Quantity, ...] | None = None
+    hidden: Hidden | None = None
+    """Only where pictures are to be blurred; never published."""
 
 
 class Reuse(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from edgerun.errors import EngineError, SourceError, StageError
 from edgerun.infer.tflite import TfliteEngine
 from edgerun.ports import SourceContext
 from edgerun.types import Grab, Image, Tensor
-from tests import emulators, schemas
+from tests import emulators, mosquitto, schemas
 from tests.mosquitto import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -130,13 +131,16 @@ def test_an_engine_that_fails_is_told_in_its_own_words(monkeypatch: pytest.Monke
     assert str(caught.value) == "worker:detector died: detector: the model failed to run"
 
 
-def test_a_signal_cuts_the_wait_for_an_absent_broker_at_the_end_of_the_data() -> None:
+def test_a_signal_cuts_the_wait_for_an_absent_broker_at_the_end_of_the_data(tmp_path: Path) -> None:
+    """Where the disk cannot keep what is left: its folder would lie below a file."""
+    (tmp_path / "file").touch()
     process = subprocess.Popen(
         [
             sys.executable, "-m", "edgerun", "run", "--model", DETECTOR, "--source", CLIP, "--frames", "3", "--as-fast",
             "--broker", "mqtt://127.0.0.1:1", "--quiet", "--json",
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "STATE_DIRECTORY": str(tmp_path / "file" / "state")},
     )  # fmt: skip
     assert process.stderr is not None
     assert any("waiting up to" in line for line in process.stderr), "it did not wait"
@@ -146,9 +150,30 @@ def test_a_signal_cuts_the_wait_for_an_absent_broker_at_the_end_of_the_data() ->
     assert json.loads(out.splitlines()[-1])["streams"]["main"]["published"] == 3
 
 
+def test_the_end_of_the_data_does_not_wait_for_an_absent_broker_where_the_disk_keeps_what_is_left(
+    tmp_path: Path,
+) -> None:
+    process = _start(
+        "run", "--model", DETECTOR, "--source", CLIP, "--frames", 3, "--as-fast", "--broker", "mqtt://127.0.0.1:1",
+    )  # fmt: skip
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "waiting up to" not in err
+    assert "lost" not in err
+    assert re.search(r"\d+ messages wait there for the next start", err), err
+    with mosquitto.broker() as broker, mosquitto.subscriber(broker, "edgerun/+/detections/main") as seen:
+        process = _start(
+            "run", "--model", DETECTOR, "--source", CLIP, "--frames", 1, "--as-fast", "--broker", broker.url
+        )
+        messages = seen.wait(lambda messages: sum(b"replayed" in one.payload for one in messages) == 3, 60)
+        process.communicate(timeout=60)
+    assert sorted(json.loads(one.payload)["seq"] for one in messages if b"replayed" in one.payload) == [0, 1, 2]
+
+
 def test_a_reader_that_never_reads_is_an_error_that_names_the_thread_it_holds() -> None:
     """Results of a source without a deadline wait for it; what the thread holds is not closed under its hands."""
     out, blocked = os.pipe()
+    fcntl.fcntl(blocked, fcntl.F_SETPIPE_SZ, 4096)  # full after a few results, also where the machine is busy
     with os.fdopen(out), os.fdopen(blocked, "wb") as pipe:
         process = subprocess.Popen(
             [
@@ -231,13 +256,13 @@ def test_closing_the_terminal_ends_the_run(tmp_path: Path) -> None:
         process.kill()
 
 
-def test_sighup_without_a_terminal_ends_nothing() -> None:
+def test_sighup_without_a_terminal_ends_nothing_and_says_that_there_is_nothing_to_read_again() -> None:
     process = _start("run", "--model", DETECTOR, "--source", CLIP, "--loop", "--quiet", "--jsonl", "-")
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.readline()
     process.send_signal(signal.SIGHUP)
-    assert any("does not reload" in line for line in process.stderr)
+    assert any("no config file that could be read again" in line for line in process.stderr)
     assert process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)

@@ -149,7 +149,7 @@ def test_config_file_to_real_subscriber(tmp_path: Path) -> None:
     for message in messages:
         kind = message.topic.split("/")[2]
         if kind != "status":
-            schemas.validate({"detections": "result"}.get(kind, kind), json.loads(message.payload))
+            schemas.validate({"detections": "result", "models": "model"}.get(kind, kind), json.loads(message.payload))
     results = [json.loads(m.payload) for m in messages if "/detections/" in m.topic]
     assert all(d["label"] == "person" for r in results for d in r["detections"])
     states = [json.loads(m.payload)["state"] for m in messages if "/state/" in m.topic]

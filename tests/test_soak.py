@@ -8,10 +8,12 @@ import random
 import signal
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import emulators
@@ -75,6 +77,39 @@ def test_memory_is_flat_over_ten_minutes(tmp_path: Path) -> None:
     slope_mib_h = statistics.linear_regression(*zip(*samples, strict=True)).slope * 3600
     print(f"{len(samples)} samples, last {samples[-1][1]:.1f} MiB, slope {slope_mib_h:.2f} MiB/h")
     assert slope_mib_h < 2
+
+
+@pytest.mark.timeout(900)
+def test_a_short_soak_passes_and_is_reported(tmp_path: Path) -> None:
+    """Two minutes of `tools/soak` with a fault every two seconds."""
+    report = tmp_path / "soak.md"
+    command = ["--hours", "0.033", "--every", "2", "--seed", "11", "--report", report, "--keep", tmp_path / "kept"]
+    done = soak(*command).communicate()
+    log = (tmp_path / "kept" / "daemon.log").read_text(encoding="utf-8")
+    assert "passed (seed 11)" in done[0], done[0] + done[1] + log
+    told = report.read_text(encoding="utf-8")
+    assert told.startswith("# Soak: passed")
+    assert all(f"| frames of {name} |" in told for name in ("street", "yard", "pattern", "voice"))
+
+
+@pytest.mark.timeout(120)
+def test_a_soak_that_is_ended_takes_everything_with_it(tmp_path: Path) -> None:
+    process = soak("--hours", 1, "--keep", tmp_path)
+    assert process.stderr is not None
+    assert "published" in process.stderr.readline()
+    processes = [process.pid, *(one.pid for one in psutil.Process(process.pid).children(recursive=True))]
+    assert len(processes) >= 5  # the daemon, the broker and two cameras
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert not [pid for pid in processes if psutil.pid_exists(pid)]
+
+
+def soak(*args: object) -> subprocess.Popen[str]:
+    """`tools/soak` without its setting up."""
+    command = [sys.executable, "-m", "tools.soak_parts", *map(str, args)]
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def resident_mib(pid: int) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from edgerun.control.commands import Command, Commands
+from edgerun.control.commands import Commands
+from edgerun.control.desk import Act, Command, Desk
 from edgerun.errors import ConfigError
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
@@ -17,26 +18,43 @@ from edgerun.validate import show
 
 
 class Commanding:
-    """Commands from the broker, done by the main thread. `root` is `<prefix>/<device>`."""
+    """Commands from the broker (where there is one) and through `desk`, done by the main thread.
 
-    def __init__(self, broker: Broker, root: str, pipeline: Pipeline, notices: NoticeBoard) -> None:
+    `root` is `<prefix>/<device>`; `make_desk` makes of the verbs who takes the commands; `more` are further verbs.
+    """
+
+    def __init__(
+        self,
+        broker: Broker | None,
+        root: str,
+        pipeline: Pipeline,
+        notices: NoticeBoard,
+        make_desk: Callable[[Mapping[str, Act]], Desk] = Desk,
+        more: Mapping[str, Act] | None = None,
+    ) -> None:
         self._pipeline, self._notices = pipeline, notices
-        self._commands = Commands(broker, root, {"pause": self._pause, "resume": self._resume})
+        verbs = {"pause": self._pause, "resume": self._resume, **(more or {})}
+        self.verbs = frozenset(verbs)
+        self.desk = make_desk(verbs)
+        self._commands = None if broker is None else Commands(broker, root, self.desk)
         self._turn = threading.Semaphore()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
         """Take commands from now on."""
-        self._thread.start()
+        if self._commands is not None:
+            self._thread.start()
 
     def close(self) -> None:
         """Take no more. Idempotent."""
         self._closed = True
-        self._commands.close()
+        if self._commands is not None:
+            self._commands.close()
         self._turn.release()
 
     def _run(self) -> None:
+        assert self._commands is not None  # else there is no thread
         try:
             self._commands.run(self._hand_over)
         except BaseException as error:  # noqa: BLE001  a thread's body: told, and the run ends with it
@@ -52,7 +70,7 @@ class Commanding:
 
     def _do(self, command: Command) -> None:
         try:
-            self._commands.do(command)
+            self.desk.do(command)
         finally:
             self._turn.release()
 

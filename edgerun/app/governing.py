@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 
 from edgerun.app.energy_file import EnergyFile
 from edgerun.app.levels import AgeWatch, Levels, Orders, Work
-from edgerun.app.measures import measured, policy_of, windows_of
+from edgerun.app.measures import SlowedAges, measured, policy_of, windows_of
 from edgerun.clock import Clock
 from edgerun.config.governing import GovernedConfig, GovernorConfig, SensorsConfig
 from edgerun.device import objective
@@ -24,6 +24,7 @@ from edgerun.device.quiet import is_open
 from edgerun.device.sampler import Broken, Sample, Sampler
 from edgerun.device.site import SensorOptions, Site
 from edgerun.errors import ConfigError
+from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.notice import ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.spool.options import state_folder
@@ -65,11 +66,32 @@ def make_meter(sensors: SensorsConfig, start_kwh: float = 0.0) -> EnergyMeter:
     return EnergyMeter(rail=sensors.rail, model=model, idle_w=sensors.idle_w, start_kwh=start_kwh)
 
 
-def open_governing(config: GovernedConfig, pipeline: Pipeline, clock: Clock, tell: Tell) -> Governing:
-    """What looks at this machine as the config says, and keeps what it counts in the state folder."""
+def open_governing(
+    config: GovernedConfig, pipeline: Pipeline, clock: Clock, tell: Tell, keep: Callable[[], None] | None = None
+) -> Governing:
+    """What looks at this machine as the config says, and keeps what it counts in the state folder.
+
+    `keep` keeps what others have, whenever that is done.
+    """
     folder = state_folder()
     meter = make_meter(config.sensors, EnergyFile(folder).read())
-    return Governing(config, pipeline, make_sampler(config.sensors, clock), meter, clock, tell, folder=folder)
+    sampler = make_sampler(config.sensors, clock)
+    return Governing(config, pipeline, sampler, meter, clock, tell, folder=folder, keep=keep)
+
+
+class _Streams(msgspec.Struct, frozen=True):
+    captures: Sequence[Capture]
+
+
+def check_policy(config: GovernedConfig, captures: Sequence[Capture]) -> None:
+    """Raises `ConfigError` for a policy that makes no sense with these streams."""
+    governor = config.governor
+    if governor is None:
+        return
+    aims = any(stream.target_age_ms is not None for stream in config.streams.values())
+    ladder = build_ladder(Levels(config, _Streams(captures)).climbers(), governor.means)
+    if wrong := mistakes(policy_of(governor, aims), ladder):
+        raise ConfigError("; ".join(wrong), where="governor")
 
 
 class Governing:
@@ -90,6 +112,7 @@ class Governing:
         tell: Tell,
         *,
         folder: Path | None = None,
+        keep: Callable[[], None] | None = None,
     ) -> None:
         self._config, self._pipeline, self._sampler, self._clock, self._tell = config, pipeline, sampler, clock, tell
         self._sensors = config.sensors
@@ -97,6 +120,7 @@ class Governing:
         self._lock = threading.Lock()  # around the meter and what was done since telemetry last asked
         self._meter = meter
         self._file = EnergyFile(folder) if folder is not None else None
+        self._keep_more = keep
         self._kept_ns = clock.mono_ns()
         self._power = make_meter(config.sensors)
         self._power_w: float | None = None
@@ -104,23 +128,26 @@ class Governing:
         self._looked_ns = clock.mono_ns()
         self._done: dict[str, Work] = {}
         governor = config.governor
-        self._policy = policy_of(governor if governor is not None else GovernorConfig(under_voltage=False))
+        self._targets = {name: s.target_age_ms for name, s in config.streams.items() if s.target_age_ms is not None}
+        aims = governor is not None and bool(self._targets)
+        self._policy = policy_of(governor if governor is not None else GovernorConfig(under_voltage=False), aims)
         self._ladder = build_ladder(self._levels.climbers(), governor.means if governor is not None else ())
         if governor is not None and (wrong := mistakes(self._policy, self._ladder)):
             raise ConfigError("; ".join(wrong), where="governor")
         self._state = State()
         self._told_level, self._told_ns = 0, clock.mono_ns()
-        self._targets = {name: s.target_age_ms for name, s in config.streams.items() if s.target_age_ms is not None}
         climbers = {one.name: one for one in self._levels.climbers()}
         self._own_ladders = {n: objective.rungs(climbers[n].variants, climbers[n].rated) for n in self._targets}
         self._own_states = dict.fromkeys(self._targets, State())
         self._ages = AgeWatch(tuple(self._targets))
+        self._slowed_ages = SlowedAges()
         if self._targets:
             pipeline.publisher.add(self._ages)
         self._hopeless: frozenset[str] = frozenset()
         self._windows = windows_of(config.quiet)
         self._open: dict[str, bool] = dict.fromkeys(self._windows, False)
         self._throttled: tuple[str, ...] = ()
+        self._rests = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
 
@@ -134,12 +161,35 @@ class Governing:
         """The sensors that are there and cannot be read."""
         return tuple(self._sampler.broken)
 
+    def inherit(self, before: Governing) -> None:
+        """Go on where `before`, which is closed, stood: what it held back stays so, as far as both have it. To be
+        called before `start`, which then measures nothing at rest.
+        """
+        self._rests = False
+        self._keep_more = self._keep_more or before._keep_more
+        before._pipeline.publisher.remove(before._ages)
+        self._levels.inherit(before._levels)
+        self._open = {name: before._open.get(name, False) for name in self._windows}
+        self._throttled, self._power_w = before._throttled, before._power_w
+        if self._config.governor == before._config.governor:
+            level = round(before._state.level * (len(self._ladder) - 1) / max(1, len(before._ladder) - 1))
+            self._state = msgspec.structs.replace(before._state, level=level, doubtful=None)
+            self._told_level = level if before._told_level else 0
+        for name in self._targets.keys() & before._targets.keys():
+            if self._own_ladders[name] == before._own_ladders[name]:
+                self._own_states[name] = before._own_states[name]
+
+    def let_go(self) -> None:
+        """Hold nothing back any more; after `close`, where nobody follows."""
+        self._pipeline.publisher.remove(self._ages)
+        self._levels.give({})
+
     def start(self) -> None:
         """Look at the sensors from now on; before that, for as long as the config says, measure the device at rest.
 
         To be called before the pipeline is started.
         """
-        rest_ns = self._clock.mono_ns() + round(self._sensors.baseline_s * 1e9)
+        rest_ns = self._clock.mono_ns() + (round(self._sensors.baseline_s * 1e9) if self._rests else 0)
         while self._clock.mono_ns() < rest_ns:
             sample = self._sampler.sample()
             with self._lock:
@@ -195,13 +245,15 @@ class Governing:
             before_w = spent.power_w if self._power_w is None else self._power_w
             self._power_w = before_w + _POWER_GAIN * (spent.power_w - before_w)
         values = {name: reading.value for name, reading in self._sampler.latest.items()}
-        seen = {str(name): value for name, value in measured(values, self._power_w).items()}
+        slowed = throttling(values).now
+        self._tell_of_throttling(slowed)
+        known = measured(values, self._power_w, self._slowed_ages.share(bool(slowed)))
+        seen = {str(name): value for name, value in known.items()}
         self._state = step(self._policy, len(self._ladder), self._state, seen, now_ns)
         self._look_at_ages(now_ns)
         self._look_at_the_clock()
         self._order()
         self._tell_of_level(now_ns)
-        self._tell_of_throttling(values)
         if now_ns - self._kept_ns >= _KEEP_EVERY_NS:
             self._kept_ns = now_ns
             self._keep()
@@ -217,6 +269,8 @@ class Governing:
             with self._lock:
                 energy_kwh = self._meter.energy_kwh
             self._file.write(energy_kwh)
+        if self._keep_more is not None:
+            self._keep_more()
 
     def _busy_since(self, now_ns: int) -> float | None:
         """The share of the time since the last look in which engines worked; the busiest counts."""
@@ -232,6 +286,7 @@ class Governing:
             if seen is None:
                 continue
             age_share, service_share = seen[0] / target_ms, seen[1] / target_ms
+            self._slowed_ages.note(name, age_share, bool(self._throttled))
             before = self._own_states[name]
             after = objective.step_towards(self._own_ladders[name], before, age_share, service_share, now_ns)
             self._own_states[name] = after
@@ -297,8 +352,7 @@ class Governing:
         if after.level > before or not after.level:
             self._tell(News("governed" if after.level else "recovered", reason or f"{name} is in time", {name: reason}))
 
-    def _tell_of_throttling(self, values: Mapping[str, float]) -> None:
-        now = throttling(values).now
+    def _tell_of_throttling(self, now: tuple[str, ...]) -> None:
         if bool(now) != bool(self._throttled):
             text = f"the machine is slowed down: {', '.join(now)}" if now else "the machine is not slowed down any more"
             self._tell(News("throttled" if now else "unthrottled", text))

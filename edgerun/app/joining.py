@@ -1,10 +1,10 @@
-"""The pipeline of a config: lanes, their way in, the workers and the cascades between them."""
+"""The pipeline of a config: lanes, their way in, the workers and the cascades between them; whole, or by streams."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -12,10 +12,12 @@ import msgspec
 from edgerun.app.listening import LISTENERS, check_listener, check_windows, listener, source_options
 from edgerun.app.observing import Inspect, inspector
 from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
+from edgerun.app.picturing import check_snapshot, check_variant
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
 from edgerun.errors import ConfigError
 from edgerun.infer.state import reset
+from edgerun.models import Bundle
 from edgerun.pipeline.cache import ResultCache
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.cascade import CascadePlan, CropChooser
@@ -25,6 +27,7 @@ from edgerun.pipeline.intake import Intake
 from edgerun.pipeline.lane import Lane, LanePlan
 from edgerun.pipeline.notice import NoticeBoard
 from edgerun.pipeline.overlap import OverlappedWorker
+from edgerun.pipeline.pipeline import lanes_of
 from edgerun.pipeline.turns import Batching, Turns
 from edgerun.pipeline.worker import Worker
 from edgerun.ports import Broker, Gate, Scene, Source, SourceContext
@@ -41,7 +44,9 @@ _MOST_ORDERED = 32  # frames that wait for a model that wants all of them: a sec
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What every part of one run shares. `keep_pictures`: results carry their picture; `keep_whole`: at full size."""
+    """What every part of one run shares. `keep_pictures`: results carry their picture; `keep_whole`: at full size;
+    `pictures_of`: those of these streams carry the one that was inferred; `looked_at`: those of this one do for now.
+    """
 
     clock: Clock
     notices: NoticeBoard
@@ -50,15 +55,41 @@ class Surroundings(msgspec.Struct, frozen=True):
     keep_pictures: bool
     keep_whole: bool
     broker: Broker | None = None
+    pictures_of: frozenset[str] = frozenset()
+    looked_at: Callable[[str], bool] = lambda stream: False
+
+
+class JoinedStream(msgspec.Struct, frozen=True):
+    """One stream as it runs: its way in, and every account by the name it is published under."""
+
+    capture: Capture
+    accounts: Mapping[str, Lane]
+    source: msgspec.Struct
+    """The options of its source, with what they leave to the model filled in."""
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All of them, in the order of `plan_stream`."""
+        return lanes_of([self.capture])
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The threads' objects, and every account by the name it is published under."""
+    """What a config was made into. `ready` is what all Slots of one engine share."""
 
-    captures: Sequence[Capture]
+    streams: Mapping[str, JoinedStream]
     workers: Sequence[Worker]
-    lanes: Mapping[str, Lane]
+    ready: Mapping[str, threading.Condition]
     caches: Mapping[str, ResultCache]
+
+    @property
+    def captures(self) -> list[Capture]:
+        """Every stream's way in."""
+        return [one.capture for one in self.streams.values()]
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        """Every account's lane."""
+        return {name: lane for one in self.streams.values() for name, lane in one.accounts.items()}
 
 
 def used_models(config: Config) -> set[str]:
@@ -75,38 +106,100 @@ def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel],
     for name, model in models.items():
         check_state(config, name, model)
     ready = {name: threading.Condition() for name in models}
-    caches = {name: ResultCache(size) for name in models if (size := config.models[name].cache)}
-    by_model: dict[str, list[Lane]] = {name: [] for name in models}
-    lanes: dict[str, Lane] = {}
-    captures = []
-    for name, stream in config.streams.items():
-        own = []
-        check_labels(name, stream, [models[one] for one in stream.models])
-        for model_name in stream.models:
-            plan = _plan(name, stream, model_name, models[model_name])
-            lane = Lane(plan, ready[model_name], caches.get(model_name))
-            key = name if len(stream.models) == 1 else f"{name}/{model_name}"
-            lanes[key] = lane
-            by_model[model_name].append(lane)
-            own.append(lane)
-            if stream.then is not None:
-                target = stream.then.model
-                lane.cascade = Lane(_cascade_plan(name, stream, stream.then, models[target]), ready[target])
-                lanes[f"{key}/{target}"] = lane.cascade
-                lane.chooser = lane.cascade.chooser = CropChooser(_crop_plan(stream.then))
-                by_model[target].append(lane.cascade)
-            for variant in config.models[model_name].variants:
-                stand_in = Lane(_variant_plan(name, stream, variant, models, plan), ready[variant], caches.get(variant))
-                lane.add_stand_in(stand_in)
-                by_model[variant].append(stand_in)
-        check_windows(name, stream, models)
-        for one in stream.models:
-            check_listener(name, stream, models[one].bundle)
-        first = models[stream.models[0]]
-        given = source_options(name, stream, first.bundle, first.preprocess)
-        captures.append(_capture(name, stream, given, first, own, options, shared))
-    workers = [_worker(name, config.models[name], models[name], by_model[name], ready[name], shared) for name in models]
-    return Joined(captures, workers, lanes, caches)
+    caches = make_caches(config, models)
+    streams = {name: join_stream(name, config, options, models, ready, caches, shared) for name in config.streams}
+    workers = [
+        make_worker(name, config.models[name], models[name], lanes_to(name, streams), ready[name], shared)
+        for name in models
+    ]
+    return Joined(streams, workers, ready, caches)
+
+
+def make_caches(config: Config, names: Iterable[str]) -> dict[str, ResultCache]:
+    """A cache for each of these models that is to have one."""
+    return {name: ResultCache(size) for name in names if (size := config.models[name].cache)}
+
+
+def lanes_to(model: str, streams: Mapping[str, JoinedStream]) -> list[Lane]:
+    """The lanes that one model serves, in the order of the streams."""
+    return [lane for one in streams.values() for lane in one.lanes if lane.plan.model == model]
+
+
+def join_stream(
+    name: str,
+    config: Config,
+    options: RunOptions,
+    models: Mapping[str, LoadedModel],
+    ready: Mapping[str, threading.Condition],
+    caches: Mapping[str, ResultCache],
+    shared: Surroundings,
+) -> JoinedStream:
+    """The lanes of one stream and its way in, not started. Raises `ConfigError` or `ModelError`."""
+    stream = config.streams[name]
+    own: list[Lane] = []
+    accounts: dict[str, Lane] = {}
+    for plans in _plans(name, config, models):
+        made = [Lane(plan, ready[plan.model], _cache(plan, caches)) for plan in plans]
+        lane, key = made[0], name if len(stream.models) == 1 else f"{name}/{plans[0].model}"
+        own.append(lane)
+        accounts[key] = lane
+        rest = made[1:]
+        if stream.then is not None:
+            lane.cascade = rest.pop(0)
+            accounts[f"{key}/{stream.then.model}"] = lane.cascade
+            lane.chooser = lane.cascade.chooser = CropChooser(_crop_plan(stream.then))
+        for stand_in in rest:
+            lane.add_stand_in(stand_in)
+    given = check_stream(name, stream, models)
+    first = models[stream.models[0]]
+    return JoinedStream(_capture(name, stream, given, first, own, options, shared), accounts, given)
+
+
+def plan_stream(name: str, config: Config, models: Mapping[str, LoadedModel]) -> list[LanePlan]:
+    """The plans of one stream's lanes, in the order of `JoinedStream.lanes`. Raises `ConfigError` or `ModelError`."""
+    return [plan for plans in _plans(name, config, models) for plan in plans]
+
+
+def check_stream(name: str, stream: StreamConfig, models: Mapping[str, LoadedModel]) -> msgspec.Struct:
+    """The options of the stream's source, with what they leave to the model filled in.
+
+    Raises `ConfigError` when the models cannot take what comes, or not together.
+    """
+    own = [models[one] for one in stream.models]
+    check_labels(name, stream, own)
+    check_snapshot(name, stream, [one.bundle for one in own])
+    check_windows(name, stream, models)
+    for one in own:
+        check_listener(name, stream, one.bundle)
+    return source_options(name, stream, own[0].bundle, own[0].preprocess)
+
+
+def remembers_alike(before: StreamConfig, old: Bundle, after: StreamConfig, new: Bundle) -> bool:
+    """Whether what a stream remembers of its scene says the same with another config and another model."""
+    keys = ("track", "zones", "keyword", "activity")
+    if any(getattr(before, key) != getattr(after, key) for key in keys) or old.labels != new.labels:
+        return False
+    listens = old.decoder in LISTENERS or new.decoder in LISTENERS
+    return not listens or (old.decoder, old.signal, before.threshold) == (new.decoder, new.signal, after.threshold)
+
+
+def _plans(name: str, config: Config, models: Mapping[str, LoadedModel]) -> list[list[LanePlan]]:
+    """For each model of the stream: its lane's plan, that of the crops of a cascade, those of what may stand in."""
+    stream, found = config.streams[name], []
+    check_labels(name, stream, [models[one] for one in stream.models])
+    check_snapshot(name, stream, [models[one].bundle for one in stream.models])
+    for model in stream.models:
+        plan = _plan(name, stream, model, models[model])
+        then = stream.then
+        crops = [] if then is None else [_cascade_plan(name, stream, then, models[then.model])]
+        variants = config.models[model].variants
+        found.append([plan, *crops, *(_variant_plan(name, stream, one, models, plan) for one in variants)])
+    return found
+
+
+def _cache(plan: LanePlan, caches: Mapping[str, ResultCache]) -> ResultCache | None:
+    """Crops have none: their payload is not the frame's."""
+    return None if plan.crops else caches.get(plan.model)
 
 
 def _plan(name: str, stream: StreamConfig, model_name: str, model: LoadedModel) -> LanePlan:
@@ -134,6 +227,7 @@ def _variant_plan(
     """The lane that may stand in for one: of the same stream, and with the same memory of its scene."""
     model = models[variant]
     check_labels(name, stream, [model])
+    check_variant(name, stream, models[plan.model].bundle, model.bundle)
     made = _plan(name, msgspec.structs.replace(stream, model=variant, track=False), variant, model)
     if plan.ordered or made.ordered:
         raise ConfigError(
@@ -158,6 +252,7 @@ def _cascade_plan(name: str, stream: StreamConfig, then: ThenConfig, model: Load
         max_age_ms=stream.max_age_ms,
         weight=stream.weight,
         depth=max(_MOST_AWAITED, then.max_crops),
+        crops=True,
     )
 
 
@@ -167,7 +262,8 @@ def _enough(stream: StreamConfig, model: LoadedModel) -> tuple[int, int] | None:
         return None
     x0, y0, x1, y1 = stream.region or (0.0, 0.0, 1.0, 1.0)
     width, height = model.preprocess.size
-    return round(_ENOUGH * width / (x1 - x0)), round(_ENOUGH * height / (y1 - y0))
+    shown = 0 if stream.snapshot is None else stream.snapshot.width
+    return max(shown, round(_ENOUGH * width / (x1 - x0))), round(_ENOUGH * height / (y1 - y0))
 
 
 def _scene(name: str, stream: StreamConfig, model: LoadedModel) -> Scene | None:
@@ -241,6 +337,7 @@ def _capture(
         gate=_gate_plan(stream, inspector(name, stream, first, shared.notices)),
         keep_pictures=shared.keep_pictures,
         keep_whole=shared.keep_whole,
+        looked_at=partial(shared.looked_at, name),
         spare_core=len(os.sched_getaffinity(0)) > 1,
     )
     return Capture(
@@ -254,7 +351,7 @@ def _capture(
     )
 
 
-def _worker(
+def make_worker(
     name: str,
     config: ModelConfig,
     model: LoadedModel,
@@ -262,11 +359,14 @@ def _worker(
     ready: threading.Condition,
     shared: Surroundings,
 ) -> Worker:
+    """What serves these lanes with one model, not running."""
     batch = config.batch
     batching = Batching() if batch is None else Batching(batch.max, round(batch.max_delay_ms * 1e6))
     info = ModelInfo(model.bundle.name, model.bundle.version, model.engine.info.accelerator)
     turns = Turns(lanes, ready, shared.clock, batching)
-    ending = Ending(info, shared.outbox, shared.clock, keep_pictures=shared.keep_pictures)
+    shown = any(lane.plan.stream in shared.pictures_of for lane in lanes)
+    keep_pictures = shared.keep_pictures or shown
+    ending = Ending(info, shared.outbox, shared.clock, keep_pictures=keep_pictures, looked_at=shared.looked_at)
     # Of what remembers, nothing is prepared before the answer to what came before is there.
     kind = OverlappedWorker if model.overlapped and not model.ordered else Worker
     return kind(name, model.engine, model.preprocess, turns, ending, shared.clock, partial(reset, model.engine))

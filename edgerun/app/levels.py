@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -12,7 +13,6 @@ from edgerun.device.ladder import Climber, Rung
 from edgerun.meter import Histogram
 from edgerun.pipeline.capture import Capture
 from edgerun.pipeline.lane import Lane
-from edgerun.pipeline.pipeline import Pipeline
 from edgerun.types import Publication
 
 _WORK = ("preprocess", "infer", "decode")
@@ -70,16 +70,32 @@ class AgeWatch:
         """Nothing is held."""
 
 
+class HasCaptures(Protocol):
+    """A pipeline, or the streams that it is to have."""
+
+    @property
+    def captures(self) -> Sequence[Capture]: ...
+
+
 class Levels:
     """The streams of a pipeline as the governor moves them. Used by the thread "sensors"."""
 
-    def __init__(self, config: GovernedConfig, pipeline: Pipeline) -> None:
+    def __init__(self, config: GovernedConfig, pipeline: HasCaptures) -> None:
         self._streams = config.streams
         self._captures: dict[str, Capture] = {capture.stream: capture for capture in pipeline.captures}
         self._service_s: dict[Lane, float] = {}
         self._base_fps: dict[Lane, float] = {}
         self._sums: dict[Lane, tuple[float, int]] = {}
         self._orders: dict[str, Orders] = {}
+
+    def inherit(self, before: Levels) -> None:
+        """Go on where `before` stood, with the streams that are still the same."""
+        same = {name for name, capture in self._captures.items() if before._captures.get(name) is capture}
+        lanes = {lane for name in same for lane in self._captures[name].lanes}
+        self._orders = {name: orders for name, orders in before._orders.items() if name in same}
+        self._service_s = {lane: one for lane, one in before._service_s.items() if lane in lanes}
+        self._base_fps = {lane: one for lane, one in before._base_fps.items() if lane in lanes}
+        self._sums = {lane: one for lane, one in before._sums.items() if lane in lanes}
 
     def climbers(self) -> list[Climber]:
         """The streams, and what can be done about each."""

@@ -9,15 +9,21 @@ from edgerun.broker.connection import Connection
 from edgerun.broker.message import Message
 from edgerun.broker.options import BrokerOptions
 from edgerun.clock import Clock
-from edgerun.config import MqttConfig, SpoolConfig
+from edgerun.config import Config, MqttConfig, SpoolConfig
+from edgerun.security.sealing import SealingKey
 from edgerun.spool.options import SpoolOptions, spool_folder
 from edgerun.spool.spool import Spool
 
 
 def open_link(
-    mqtt: MqttConfig, device: str, run_id: str, clock: Clock, birth: Callable[[], Sequence[Message]]
+    mqtt: MqttConfig,
+    device: str,
+    run_id: str,
+    clock: Clock,
+    birth: Callable[[], Sequence[Message]],
+    key: SealingKey | None = None,
 ) -> tuple[Connection, Spool]:
-    """The connection of `device`, not started, and the spool that it takes its messages from."""
+    """The connection of `device`, not started, and the spool that it takes its messages from, sealed with `key`."""
     options = BrokerOptions(
         url=mqtt.url,
         client_id=device,
@@ -32,11 +38,11 @@ def open_link(
         inflight_max=mqtt.inflight_max,
         more_urls=mqtt.more_urls,
     )
-    spool = _open_spool(mqtt.spool, device, run_id, clock)
+    spool = _open_spool(mqtt.spool, device, run_id, clock, key)
     return Connection(options, clock, birth=birth, outgoing=spool), spool
 
 
-def _open_spool(wanted: SpoolConfig, device: str, run_id: str, clock: Clock) -> Spool:
+def _open_spool(wanted: SpoolConfig, device: str, run_id: str, clock: Clock, key: SealingKey | None) -> Spool:
     options = SpoolOptions(
         folder=wanted.folder or spool_folder(device),
         durability=wanted.durability,
@@ -46,6 +52,7 @@ def _open_spool(wanted: SpoolConfig, device: str, run_id: str, clock: Clock) -> 
         free_share=wanted.free_share,
         min_free_bytes=wanted.min_free,
         replay_rate=wanted.replay_rate,
+        key=key,
     )
     return Spool(options, clock, run_id)
 
@@ -54,3 +61,18 @@ def spool_group(spool: Spool) -> dict[str, dict[str, Any]]:
     """The group `spool` of telemetry."""
     stats = spool.spool_stats()
     return {"spool": {"messages": stats.messages, "bytes": stats.bytes, "dropped": sum(stats.dropped.values())}}
+
+
+def posture(config: Config) -> dict[str, Any]:
+    """Who may read and change what, as `info` and telemetry say it: for whoever looks after many devices."""
+    mqtt, security = config.mqtt, config.security
+    if mqtt is None:
+        return {}
+    urls = (mqtt.url, *mqtt.more_urls)
+    return {
+        "tls": all(url.startswith(("mqtts://", "wss://")) for url in urls),
+        "insecure": mqtt.insecure,
+        "signed_models": security.require_signed,
+        "signed_commands": security.signed_commands,
+        "sealed_state": security.state_key is not None,
+    }

@@ -1,4 +1,4 @@
-"""What the sensors say → what the governor goes by; and the config's bands → its policy. Pure functions."""
+"""What the sensors and the results say → what the governor goes by; and the config's bands → its policy."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ _MOST_OF_A_GAP = 0.8
 _WARM_BELOW = 0.9
 """A power budget given as one number: from this share of it on nothing is given back."""
 _MIB = 2**20
+_TARGET_WARM, _TARGET_MARGIN = 0.85, 0.03
+"""Above what a stream comes to that is asked for an age a quarter above that at full clock."""
+_TARGET_RUNGS = 2
+"""A kernel gives its clock back only some degrees lower: a short dip that gets there costs less than a long one."""
+_AT_FULL_CLOCK = 0.8
+"""What `age_share` is at most while nothing slows the machine down."""
+_AGE_GAIN = 0.3
+"""Weight of the last look in a stream's mean."""
 
 
-def policy_of(governor: GovernorConfig) -> Policy:
-    """The policy that the config states."""
+def policy_of(governor: GovernorConfig, targets: bool = False) -> Policy:
+    """The policy that the config states. `targets`: there are streams with a `target_age_ms`."""
     bands: list[Band] = []
     if governor.temp_c is not None:
         bands.append(_rising("temp_c", governor.temp_c, _TEMP_MARGIN_C))
@@ -39,6 +47,8 @@ def policy_of(governor: GovernorConfig) -> Policy:
         bands.append(_rising("memory_share", governor.memory))
     if governor.memory_pressure is not None:
         bands.append(_rising("memory_pressure", governor.memory_pressure))
+    if targets:
+        bands.append(rising_band("age_share", _TARGET_WARM, 1.0, None, _TARGET_MARGIN, _TARGET_RUNGS))
     return Policy(tuple(bands), governor.up_s, governor.settle_s)
 
 
@@ -53,7 +63,9 @@ def _falling(given: FallingConfig) -> Band:
     return falling_band("battery_share", given.low, given.critical, given.stop, given.margin)
 
 
-def measured(values: Mapping[str, float], power_w: float | None) -> dict[Measure, float]:
+def measured(
+    values: Mapping[str, float], power_w: float | None, age_share: float | None = None
+) -> dict[Measure, float]:
     """What is known, of the newest readings by name. A battery that does not discharge counts as full."""
     found: dict[Measure, float | None] = {
         "temp_c": processor_temp_c(values),
@@ -64,8 +76,33 @@ def measured(values: Mapping[str, float], power_w: float | None) -> dict[Measure
         "memory_pressure": values.get(
             "cgroup/memory/pressure_some_10s_share", values.get("pressure/memory/some_10s_share")
         ),
+        "age_share": age_share,
     }
     return {measure: value for measure, value in found.items() if value is not None}
+
+
+class SlowedAges:
+    """The ages of streams with a target as the device's ladder is to see them: fewer inferences cool a machine that is
+    slowed down, and it gives its clock back. Ages that have other causes are the stream's own affair. For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._means: dict[str, float] = {}
+        self._late_anyway: set[str] = set()
+
+    def note(self, stream: str, age_share: float, slowed: bool) -> None:
+        """The p95 age of a stream's last results as a share of its target; `slowed`: the machine is slowed down."""
+        mean = self._means.get(stream, age_share)
+        self._means[stream] = mean = mean + _AGE_GAIN * (age_share - mean)
+        if not slowed:
+            (self._late_anyway.add if mean >= 1.0 else self._late_anyway.discard)(stream)
+
+    def share(self, slowed: bool) -> float | None:
+        """The measure `age_share`; None as long as nothing is known."""
+        oldest = max((mean for stream, mean in self._means.items() if stream not in self._late_anyway), default=None)
+        if oldest is None:
+            return _AT_FULL_CLOCK if self._means else None
+        return oldest if slowed else min(oldest, _AT_FULL_CLOCK)
 
 
 def _battery_share(values: Mapping[str, float]) -> float | None:

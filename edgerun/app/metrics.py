@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from edgerun.config.watching import MetricsConfig
-from edgerun.telemetry.http import MetricsServer, health_page, metrics_page
+from edgerun.telemetry.http import MetricsServer, Page, health_page, metrics_page
 from edgerun.telemetry.prometheus import CONTENT_TYPE, Exporter, Scraped
 
 
-def serve_metrics(config: MetricsConfig, scraped: Scraped) -> tuple[Exporter, MetricsServer]:
-    """`/metrics`, `/healthz` and `/readyz`, served until closed.
+def make_pages(scraped: Scraped) -> tuple[Exporter, dict[str, Page]]:
+    """What makes the exposition; and `/metrics`, `/healthz` and `/readyz`, by path.
 
-    Raises `ConfigError`, `DeviceError`, and `MissingError` without the extra `metrics`.
+    Raises `MissingError` without the extra `metrics`.
     """
     exporter = Exporter(scraped)
 
@@ -18,10 +18,14 @@ def serve_metrics(config: MetricsConfig, scraped: Scraped) -> tuple[Exporter, Me
         silent = [name for name, now in scraped.states.all().items() if now.state in ("stalled", "ended")]
         return f"no results from {', '.join(silent)}" if silent else None
 
-    pages = {
+    return exporter, {
         "/metrics": metrics_page(exporter.exposition, CONTENT_TYPE),
         "/healthz": health_page(lambda: None),
         "/readyz": health_page(why_not_ready),
     }
+
+
+def serve_metrics(config: MetricsConfig, pages: dict[str, Page]) -> MetricsServer:
+    """A server of nothing but `pages`, until closed. Raises `ConfigError`, `DeviceError`."""
     token = None if config.token is None else config.token.reveal()
-    return exporter, MetricsServer(pages, host=config.listen, port=config.port, token=token)
+    return MetricsServer(pages, host=config.listen, port=config.port, token=token)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from edgerun import __version__
+from edgerun.app.drift_file import DriftFile
 from edgerun.app.opening import LoadedModel
 from edgerun.config import Config, StreamConfig
+from edgerun.models.bundle import Bundle
 from edgerun.pipeline.notice import InputNotice, NoticeBoard
 from edgerun.publish.collect import CollectPlan
-from edgerun.publish.homeassistant import DescribedDevice, DescribedStream
+from edgerun.publish.homeassistant import DescribedDevice, DescribedStream, ModelVersions
 from edgerun.spool.options import state_folder
 from edgerun.telemetry.drift import DriftLane, DriftWatch, parse_reference
+from edgerun.telemetry.identity import board
 from edgerun.types import Image
 
 Inspect = Callable[[Image, int], None]
@@ -28,18 +33,48 @@ def accounts_of(name: str, stream: StreamConfig) -> Mapping[str, str]:
 
 
 def watch_drift(config: Config, models: Mapping[str, LoadedModel]) -> DriftWatch:
-    """Scores and shares of classes of every account, against the reference of its bundle where that has one.
+    """Scores and shares of classes of every account, against the reference of its bundle where that has one, else
+    against what is learnt, in earlier runs too.
 
     Raises `ModelError` for a reference that is none.
     """
+    return DriftWatch(drift_lanes(config, models))
+
+
+def drift_lanes(config: Config, models: Mapping[str, LoadedModel]) -> list[DriftLane]:
+    """What `watch_drift` watches. Raises `ModelError` for a reference that is none."""
+    learnt = {} if config.mqtt is None else DriftFile(state_folder()).read(config.device.id)
     lanes = []
     for name, stream in config.streams.items():
         for account, model in accounts_of(name, stream).items():
             bundle = models[model].bundle
             said = bundle.reference
             reference = None if said is None else parse_reference(said, f"{bundle.name}: manifest.json")
-            lanes.append(DriftLane(account, name, bundle.name, reference=reference))
-    return DriftWatch(lanes)
+            subject, known = subject_of(stream, bundle), learnt.get(account)
+            lane = DriftLane(account, name, bundle.name, reference=reference, subject=subject, learnt=known)
+            lanes.append(lane)
+    return lanes
+
+
+def drift_keeper(config: Config, drift: DriftWatch) -> Callable[[], None]:
+    """What keeps that which `drift` has learnt; nothing where nobody is told of it."""
+    file = DriftFile(state_folder())
+
+    def keep() -> None:
+        if config.mqtt is not None:
+            file.write(config.device.id, drift.learnt())
+
+    return keep
+
+
+def subject_of(stream: StreamConfig, bundle: Bundle) -> str:
+    """What decides what a model usually sees there, as a hash: the model, where its frames come from, what is reported.
+
+    Names and passwords in the source's address are not in it.
+    """
+    source = msgspec.json.encode(stream.source, enc_hook=str, order="deterministic").decode()
+    said = (bundle.sha256, re.sub(r"//[^/@]*@", "//", source), stream.threshold, stream.labels, stream.region)
+    return hashlib.sha256(msgspec.json.encode(said, enc_hook=str)).hexdigest()[:16]
 
 
 def collected(config: Config) -> dict[str, CollectPlan]:
@@ -49,7 +84,7 @@ def collected(config: Config) -> dict[str, CollectPlan]:
         if stream.collect is not None:
             wanted = msgspec.structs.asdict(stream.collect)
             folder = wanted.pop("folder") or state_folder() / "collect" / name
-            kept[name] = CollectPlan(folder=str(folder), **wanted)
+            kept[name] = CollectPlan(folder=str(folder), max_age_s=wanted.pop("max_age"), **wanted)
     return kept
 
 
@@ -66,8 +101,13 @@ def inspector(name: str, stream: StreamConfig, model: LoadedModel, notices: Noti
     return PictureInspector(tell, () if stream.privacy is None else stream.privacy.mask).inspect
 
 
-def described(config: Config, models: Mapping[str, LoadedModel], known: Mapping[str, Any]) -> DescribedDevice:
-    """The device as Home Assistant is to see it; `known` are the groups of its telemetry."""
+def described(
+    config: Config,
+    models: Mapping[str, LoadedModel],
+    known: Mapping[str, Any],
+    verbs: frozenset[str] = frozenset(("pause", "resume")),
+) -> DescribedDevice:
+    """The device as Home Assistant is to see it; `known` are the groups of its telemetry, `verbs` what it obeys."""
     assert config.mqtt is not None, "asked for where there is a broker"
     return DescribedDevice(
         id=config.device.id,
@@ -75,9 +115,16 @@ def described(config: Config, models: Mapping[str, LoadedModel], known: Mapping[
         streams=tuple(_stream(name, stream, models) for name, stream in config.streams.items()),
         interval_s=config.mqtt.telemetry_interval,
         prefix=config.mqtt.prefix,
-        verbs=frozenset(("pause", "resume")),
+        board=board(),
+        models=tuple(models),
+        verbs=verbs,
         known=known,
     )
+
+
+def versions_of(models: Mapping[str, LoadedModel]) -> dict[str, ModelVersions]:
+    """What is told of the models as they are loaded; nobody has looked for newer ones yet."""
+    return {name: ModelVersions(model.bundle.version, title=model.bundle.name) for name, model in models.items()}
 
 
 def _stream(name: str, stream: StreamConfig, models: Mapping[str, LoadedModel]) -> DescribedStream:
@@ -92,5 +139,6 @@ def _stream(name: str, stream: StreamConfig, models: Mapping[str, LoadedModel]) 
         tuple(accounts_of(name, stream)),
         labels=stream.labels,
         counted=any(bundle.task == "detect" for bundle in used),
+        snapshot=stream.snapshot is not None,
         events=tuple(events),
     )

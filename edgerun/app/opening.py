@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 
 from edgerun.app.listening import LISTENERS, check_listener, check_windows, open_signal, rate_of_sources, source_options
+from edgerun.app.picturing import check_snapshot, check_variant, concealing, threshold_for
 from edgerun.app.proving import golden_tensors
 from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
@@ -19,6 +20,8 @@ from edgerun.models import Bundle, complete, fix_sizes, load, read_labels, recur
 from edgerun.ports import Decoder, DecoderContext, Engine, EngineContext
 from edgerun.preprocess import PicturePreprocess, SignalPreprocess
 from edgerun.registry import resolve
+from edgerun.secret import Secret
+from edgerun.security.sealing import SealingKey
 
 
 class LoadedModel(msgspec.Struct, frozen=True):
@@ -38,14 +41,27 @@ class LoadedModel(msgspec.Struct, frozen=True):
         return self.stateful or self.bundle.signal is not None
 
 
-def open_model(config: ModelConfig, on_change: OnChange | None = None, rate_hz: float | None = None) -> LoadedModel:
+def read_bundle(config: ModelConfig, model_key: Secret | None = None) -> Bundle:
+    """What lies at the model's path, verified, as far as its engine uses it. Raises `ConfigError` or `ModelError`."""
+    secret = config.key if config.key is not None else model_key
+    key = None if secret is None else SealingKey.read(secret)
+    return load(config.path, key).of_format(config.engine)
+
+
+def open_model(
+    config: ModelConfig,
+    on_change: OnChange | None = None,
+    rate_hz: float | None = None,
+    model_key: Secret | None = None,
+) -> LoadedModel:
     """Load, verify and open one model; `on_change` is told when it runs on another accelerator.
 
-    `rate_hz`: how often samples come, for a model that listens to them; None: as often as it wants them.
+    `rate_hz`: how often samples come, for a model that listens to them; None: as often as it wants them. `model_key`
+    opens what is sealed, unless the model has a key of its own.
 
     Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`.
     """
-    bundle = fix_sizes(load(config.path).of_format(config.engine), config.size)
+    bundle = fix_sizes(read_bundle(config, model_key), config.size)
     kind = config.engine or bundle.format
     engine_class = resolve("engine", kind)
     chosen = {"runtime": config.runtime} if kind == "tflite" else {}
@@ -125,15 +141,16 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
             f"the decoder section does not fit {bundle.decoder}", where=f"{bundle.name}: manifest.json", got=error
         ) from error
     threshold = stream.threshold if stream.threshold is not None else bundle.threshold
+    reported = 0.0 if bundle.decoder in LISTENERS else threshold if threshold is not None else 0.5
     context = DecoderContext(
         inputs=model.engine.inputs,
         outputs=model.engine.outputs,
         labels=bundle.labels or (),
-        threshold=0.0 if bundle.decoder in LISTENERS else threshold if threshold is not None else 0.5,
+        threshold=threshold_for(stream, bundle, reported),
         top_k=bundle.top_k,
         input_size=model.preprocess.size,
     )
-    decoder: Decoder = decoder_class(options, context)
+    decoder: Decoder = concealing(stream, bundle, decoder_class(options, context), reported)
     if not stream.labels:
         return decoder
     if len(stream.models) == 1:
@@ -144,7 +161,7 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
 
 def of_crops(stream: StreamConfig, then: ThenConfig) -> StreamConfig:
     """The stream as the second model of its cascade sees it."""
-    return msgspec.structs.replace(stream, model=then.model, threshold=then.threshold, labels=())
+    return msgspec.structs.replace(stream, model=then.model, threshold=then.threshold, labels=(), snapshot=None)
 
 
 def check_state(config: Config, name: str, model: LoadedModel) -> None:
@@ -199,7 +216,8 @@ def check_models(config: Config) -> list[EdgerunError]:
     models: dict[str, LoadedModel] = {}
     for name, model_config in config.models.items():
         try:
-            models[name] = open_model(model_config, rate_hz=rate_of_sources(config, name))
+            rate_hz = rate_of_sources(config, name)
+            models[name] = open_model(model_config, rate_hz=rate_hz, model_key=config.security.model_key)
         except EdgerunError as error:
             errors.append(error)
     for name, model in models.items():
@@ -215,13 +233,16 @@ def check_models(config: Config) -> list[EdgerunError]:
                 source_options(name, stream, model.bundle, model.preprocess)
                 check_listener(name, stream, model.bundle)
                 open_decoder(name, model, stream)
-            for variant in [v for one in stream.models for v in config.models[one].variants if v in models]:
-                open_decoder(name, models[variant], msgspec.structs.replace(stream, model=variant))
-                check_labels(name, stream, [models[variant]])
+            for one in [one for one in stream.models if one in models]:
+                for variant in [variant for variant in config.models[one].variants if variant in models]:
+                    open_decoder(name, models[variant], msgspec.structs.replace(stream, model=variant))
+                    check_labels(name, stream, [models[variant]])
+                    check_variant(name, stream, models[one].bundle, models[variant].bundle)
             if stream.then is not None and stream.then.model in models:
                 open_decoder(name, models[stream.then.model], of_crops(stream, stream.then))
             if len(own) == len(stream.models):
                 check_labels(name, stream, own)
+                check_snapshot(name, stream, [model.bundle for model in own])
         except EdgerunError as error:
             errors.append(error)
     for model in models.values():

@@ -13,6 +13,17 @@ from edgerun.registry import resolve
 
 def open_sinks(config: Config, options: RunOptions, context: SinkContext) -> Iterator[Sink]:
     """Each opened when it is asked for; whoever takes it closes it. Raises what they raise."""
+    for kind, values in _wanted(config, options):
+        yield _open(kind, values, context)
+
+
+def open_collector(config: Config, context: SinkContext) -> Sink | None:
+    """What keeps pictures for training; None where no stream wants that. Raises what it raises."""
+    kept = collected(config)
+    return _open("collect", {"streams": kept}, context) if kept else None
+
+
+def _wanted(config: Config, options: RunOptions) -> list[tuple[str, dict[str, Any]]]:
     wanted: list[tuple[str, dict[str, Any]]] = []
     if options.console:
         wanted.append(("console", {"to": "stderr" if options.jsonl == "-" else "stdout"}))
@@ -24,8 +35,10 @@ def open_sinks(config: Config, options: RunOptions, context: SinkContext) -> Ite
         wanted.append(("picture", {**paths, "streams": tuple(config.streams)}))
     if config.mqtt is not None:
         wanted.append(("mqtt", {"prefix": config.mqtt.prefix}))
-    if kept := collected(config):
-        wanted.append(("collect", {"streams": kept}))
-    for kind, values in wanted:
-        sink_class = resolve("sink", kind)
-        yield sink_class(sink_class.options(**values), context)
+    return wanted
+
+
+def _open(kind: str, values: dict[str, Any], context: SinkContext) -> Sink:
+    sink_class = resolve("sink", kind)
+    sink: Sink = sink_class(sink_class.options(**values), context)
+    return sink

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgerun.app.opening import LoadedModel
@@ -33,14 +33,36 @@ class Saying:
     ) -> None:
         self._config, self._models, self._states = config, models, states
         self._reporter, self._broker = reporter, broker
+        self.journal: Callable[[str, str, str | None], None] = _nowhere
+        """Where what happens is noted besides: kind, text, stream."""
+
+    def renew(self, config: Config) -> None:
+        """The run is another from now on."""
+        self._config = config
+
+    def changed(self, swapped: Collection[str]) -> None:
+        """Other models run: tell on what, and whether that is what should be."""
+        for name, stream in self._config.streams.items():
+            if not swapped or set(stream.models) & set(swapped):
+                accelerator = self._models[stream.models[0]].engine.info.accelerator
+                self._states.set_engine(name, self._why_degraded(name), accelerator)
+
+    def note(self, kind: str, text: str, stream: str | None = None) -> None:
+        """Publish something that was logged already."""
+        self.journal(kind, text, stream)
+        if self._broker is not None:
+            self._reporter.send_event(self._broker, kind, text, stream)
 
     def stream(self, notice: StreamNotice) -> None:
         """Log and publish that a stream's state changed."""
+        if notice.stream not in self._config.streams:  # it has been removed
+            return
         if notice.state == "running" and (why := self._why_degraded(notice.stream)):
             notice = StreamNotice(notice.stream, "degraded", why)
         level = logging.WARNING if notice.state in {"stalled", "degraded"} else logging.INFO
         _log.log(level, "stream %s %s%s", notice.stream, notice.state, f": {notice.reason}" if notice.reason else "")
         self._states.set_state(notice.stream, notice.state, notice.reason)
+        self.journal(notice.state, notice.reason or "frames come", notice.stream)
         if self._broker is not None:
             self._reporter.send_states(self._broker)
             if notice.reason:  # coming up at the start is no event
@@ -51,6 +73,7 @@ class Saying:
         recovered = notice.event == "recovered"
         level = logging.INFO if recovered else logging.WARNING
         _log.log(level, "model %s %s: %s (now on %s)", notice.model, notice.event, notice.reason, notice.accelerator)
+        self.journal(notice.event, f"{notice.model} on {notice.accelerator}: {notice.reason}", None)
         for name, stream in self._config.streams.items():
             if notice.model in stream.models:
                 why = self._why_degraded(name)
@@ -74,22 +97,32 @@ class Saying:
         """Log and publish what the device did for its own sake, or met with."""
         calm = news.kind in ("recovered", "unthrottled", "quiet", "quiet_over")
         _log.log(logging.INFO if calm else logging.WARNING, "%s: %s", news.kind, news.text)
+        self.journal(news.kind, news.text, None)
         for stream, why in news.streams.items():
-            self._states.set_held(stream, why)
+            if stream in self._config.streams:
+                self._states.set_held(stream, why)
         if self._broker is not None:
             self._reporter.send_event(self._broker, news.kind, news.text)
             self._reporter.send_states(self._broker)
 
     def input(self, notice: InputNotice) -> None:
         """Log and publish that what a stream is given is not what it should be, or is again."""
+        if notice.stream not in self._config.streams:
+            return
         level = logging.WARNING if notice.present else logging.INFO
         _log.log(level, "stream %s: input %s: %s", notice.stream, notice.fault, notice.text)
         self._states.set_fault(notice.stream, notice.fault, notice.present)
+        self.journal(notice.event, notice.text, notice.stream)
         if self._broker is not None:
             self._reporter.send_event(self._broker, notice.event, notice.text, notice.stream)
 
     def spool(self, notices: Sequence[SpoolNotice]) -> None:
         """Publish what the spool met with; it has logged it."""
         for one in notices:
+            self.journal(one.kind, one.text, None)
             if self._broker is not None:
                 self._reporter.send_event(self._broker, one.kind, one.text)
+
+
+def _nowhere(kind: str, text: str, stream: str | None) -> None:
+    """Nobody keeps a log of events here."""

@@ -14,6 +14,7 @@ from edgerun.bench.scenario import SAMPLES_PER_QUERY, Scenario, Trace, arrivals_
 from edgerun.bench.subject import OpenSubject, Subject
 from edgerun.clock import SystemClock
 from edgerun.device.load import LoadSensor, process_started_ns
+from edgerun.device.machine import Machine
 from edgerun.errors import ConfigError
 
 Progress = Callable[[str], None]
@@ -92,13 +93,13 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Session:
-    """An open subject, warmed up, ready for rounds."""
+    """An open subject, warmed up, ready for rounds; `machine` is looked at meanwhile, this one if not another."""
 
-    def __init__(self, subject: Subject, plan: Plan) -> None:
+    def __init__(self, subject: Subject, plan: Plan, machine: Machine | None = None) -> None:
         check_plan(plan)
         self.subject = subject
         rested_ns = time.monotonic_ns()
-        self._watch = RoundWatch()
+        self._watch = RoundWatch(machine)
         self._watch.rest(_REST_S)
         opening_ns = time.monotonic_ns()
         rested_ns = opening_ns - rested_ns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -95,6 +96,8 @@ class Connection:
         self._retry_at_ns: int | None = None
         self._sent = self._accepts = self._resent = 0
         self._turned_ns = clock.mono_ns()
+        self._acks: deque[tuple[int, int]] = deque()
+        self._taken_over = False
 
     @property
     def _address(self) -> Address:
@@ -116,6 +119,17 @@ class Connection:
     def last_error(self) -> BrokerError | None:
         """Why there is no link; None while there is one, and before the first attempt has failed."""
         return self._last_error
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether the last link ended because another client has the same id: see `last_error`."""
+        return self._taken_over
+
+    def ack(self, incoming: Incoming) -> None:
+        """Tell the broker that `incoming` is done with, where `receive_max` leaves that to us. Never blocks."""
+        if incoming.packet is not None:
+            self._acks.append(incoming.packet)
+            self._nudge()
 
     def start(self) -> None:
         """Start connecting, in the background and for ever.
@@ -141,11 +155,12 @@ class Connection:
         keep: Kind | None = None,
         number: int | None = None,
         expires_s: int | None = None,
+        response_topic: str | None = None,
     ) -> None:
         """Queue one message; never blocks. While the link is down QoS 1 waits and QoS 0 is dropped, both counted.
 
-        `keep`: with a spool, it is stored under this class until the broker has it, and published with QoS 1; `number`
-        and `expires_s`: see `Message`.
+        `keep`: with a spool, it is stored under this class until the broker has it, and published with QoS 1; `number`,
+        `expires_s` and `response_topic`: see `Message`.
 
         QoS 2 is not offered: results carry ids, and consumers drop duplicates by them. Raises `ValueError` for a topic
         that cannot be published to.
@@ -155,7 +170,7 @@ class Connection:
             raise ValueError(f"QoS is 0 or 1; got {qos}")
         if keep is not None:
             qos = 1
-        message = Message(topic, payload, qos, retain, correlation, keep, number, expires_s)
+        message = Message(topic, payload, qos, retain, correlation, keep, number, expires_s, response_topic)
         if self._stop.is_set():
             self._outgoing.refuse("stopped")
             return
@@ -270,6 +285,7 @@ class Connection:
             # A broker that has acknowledged nothing on this link has other troubles than one message.
             self._end_link(blame=ending.blames and session is not None and session.acked > 0)
             plan = self._route.after(ending, served_s, suspicious=self._outgoing.cautious)
+            self._taken_over = plan.ending.cause is Cause.TAKEN
             self._last_error = plan.ending.error if ending.cause is not Cause.STOPPED else None
             self._retry_at_ns = now_ns + round(plan.delay_s * 1e9)
             if not self._stop.is_set():
@@ -339,10 +355,13 @@ class Connection:
                 got = f"no PUBACK for {self._options.ack_timeout_s:g} s"
                 return endings.lost(self._address, got, hung_up=False)
             self._inboxes.ask(link)
+            while self._acks:
+                link.ack(self._acks.popleft())
             timeout_s = 0.0
             if not session.hand_over(now_ns):
                 self._hungry = True  # from here on a publisher wakes us; what came just before is seen by has_more
-                if not session.has_more(now_ns) and not (self._inboxes.waits and link.ready):
+                waits = bool(self._acks) or (self._inboxes.waits and link.ready)
+                if not session.has_more(now_ns) and not waits:
                     timeout_s = _TICK_S if not self._stop.is_set() else (self._stop_at_ns - now_ns) / 1e9
                     due_ns = session.due_ns()
                     timeout_s = timeout_s if due_ns is None else min(timeout_s, (due_ns - now_ns) / 1e9)
@@ -351,7 +370,8 @@ class Connection:
             now_ns = self._clock.mono_ns()
             session.settle(now_ns)
             for incoming in link.incoming:
-                self._inboxes.deliver(incoming)
+                for left in self._inboxes.deliver(incoming):
+                    self.ack(left)
             link.incoming.clear()
         return link.ending
 

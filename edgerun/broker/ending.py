@@ -11,6 +11,7 @@ from edgerun.broker.options import Address, BrokerOptions
 from edgerun.errors import BrokerError, EdgerunError
 
 # Reason codes of CONNACK, DISCONNECT and PUBACK: MQTT 5.0, 2.4. paho turns MQTT 3.1.1's return codes into them.
+PROTOCOL_ERROR = 0x82
 UNSUPPORTED_VERSION = 0x84
 _CLIENT_ID = 0x85
 _BAD_PASSWORD = 0x86
@@ -90,8 +91,17 @@ def no_connack(options: BrokerOptions, address: Address) -> Ending:
     )
 
 
-def closed_early(address: Address) -> Ending:
-    """From a connection closed between CONNECT and CONNACK."""
+def closed_early(address: Address, *, garbled: bool = False) -> Ending:
+    """From a connection that ended between CONNECT and CONNACK; `garbled`: because what came is no such packet."""
+    if garbled:
+        error = BrokerError(
+            "the broker's answer makes no sense",
+            where=address,
+            expected="a CONNACK of the MQTT standard",
+            got="bytes that are none",
+            remedy="check that this is an MQTT port and what stands between; edgerun keeps trying",
+        )
+        return Ending(Cause.MUTE_CLOSE, error)
     return Ending(
         Cause.MUTE_CLOSE,
         BrokerError(

@@ -54,8 +54,11 @@ class Inboxes:
             elif ending is not None:
                 link.unsubscribe(topic_filter)
 
-    def deliver(self, incoming: Incoming) -> None:
-        """Into every inbox whose filter matches. A full inbox loses its oldest, a closed one is forgotten."""
+    def deliver(self, incoming: Incoming) -> list[Incoming]:
+        """Into every inbox whose filter matches. A full inbox loses its oldest, a closed one is forgotten.
+
+        Returns what nobody will take: what was lost, and `incoming` itself where nobody wants it.
+        """
         from paho.mqtt.client import topic_matches_sub
 
         with self._lock:
@@ -65,11 +68,15 @@ class Inboxes:
                 if topic_matches_sub(wish.split("/", 2)[2] if wish.startswith("$share/") else wish, incoming.topic)
                 for inbox, _ in inboxes
             ]
+        left: list[Incoming] = [] if wanted else [incoming]
         for inbox in wanted:
             try:
-                inbox.put(incoming)
+                victim = inbox.put(incoming)
             except Closed:  # `waits` notices
-                continue
+                victim = incoming
+            if victim is not None:
+                left.append(victim)
+        return left
 
     def _forget_closed(self) -> None:
         """Call it with the lock held."""

@@ -10,6 +10,7 @@ packet ids. To a receiver of QoS 1 that is the same as the re-sending of MQTT 5.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import select
 import socket
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _INCOMING_MAX_BYTES = 8 << 20  # told to an MQTT 5 broker: no command or frame is larger, and memory is small
 _MISC_NS = 250_000_000
+_numbers = itertools.count()
 _READABLE = select.POLLIN | select.POLLPRI | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -70,6 +72,7 @@ class Link:
         """(packet id, reason code, its name) of every PUBACK since the owner last emptied the list."""
         self.incoming: list[Incoming] = []
         """Messages since the owner last emptied the list."""
+        self._number = next(_numbers)
         self._misc_ns = 0
         self._tls = tls_context(options) if address.tls else None
         self._client = _client(options, address, protocol, self._tls)
@@ -107,6 +110,11 @@ class Link:
 
     def subscribe(self, topic_filter: str, qos: int) -> None:
         self._client.subscribe(topic_filter, qos)
+
+    def ack(self, packet: tuple[int, int]) -> None:
+        """Acknowledge what came as `packet`; what came by another link is that one's."""
+        if packet[0] == self._number and self.ending is None:
+            self._client.ack(packet[1], 1)
 
     def unsubscribe(self, topic_filter: str) -> None:
         self._client.unsubscribe(topic_filter)
@@ -188,7 +196,7 @@ class Link:
         if flags.is_disconnect_packet_from_server:
             self.ending = endings.disconnected(self._options, self._address, code.value, str(code))
         elif self.accepted is None:
-            self.ending = endings.closed_early(self._address)
+            self.ending = endings.closed_early(self._address, garbled=code.value == endings.PROTOCOL_ERROR)
         else:
             hung_up = "eep alive" not in str(code)
             got = "the end of the connection" if hung_up else "no answer to a ping"
@@ -198,6 +206,10 @@ class Link:
         self.acks.append((mid, code.value, str(code) if code.is_failure else ""))
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        if len(message.payload) > _INCOMING_MAX_BYTES:  # of MQTT 3.1.1, which knows no limit
+            size = f"{len(message.payload)} bytes, more than {_INCOMING_MAX_BYTES}"
+            _log.warning("%s: a message on %s is not taken: %s", self._address, message.topic, size)
+            return
         properties = message.properties
         self.incoming.append(
             Incoming(
@@ -208,6 +220,7 @@ class Link:
                 response_topic=getattr(properties, "ResponseTopic", None),
                 correlation=getattr(properties, "CorrelationData", None),
                 expires_in_s=getattr(properties, "MessageExpiryInterval", None),
+                packet=(self._number, message.mid) if self._options.receive_max and message.qos else None,
             )
         )
 
@@ -226,6 +239,7 @@ def _client(options: BrokerOptions, address: Address, protocol: int, tls: Client
         protocol=paho.MQTTProtocolVersion(protocol),
         transport="websockets" if address.websocket else "tcp",
         reconnect_on_failure=False,
+        manual_ack=options.receive_max > 0,
     )
     client.connect_timeout = options.connect_timeout_s
     client.max_inflight_messages_set(0)  # the window is ours; paho's own makes every PUBACK walk its queue
@@ -249,6 +263,8 @@ def _connect_properties(options: BrokerOptions) -> Any:
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = max(options.session_expiry_s, options.will_delay_s)
     properties.MaximumPacketSize = _INCOMING_MAX_BYTES
+    if options.receive_max:
+        properties.ReceiveMaximum = options.receive_max
     return properties
 
 
@@ -265,8 +281,8 @@ def _will(options: BrokerOptions, protocol: int) -> Any:
 
 
 def _properties(message: Message, waited_s: int) -> Any:
-    """Message Expiry Interval (MQTT 5.0, 3.3.2.3.3), and the correlation of an answer to a request (4.10)."""
-    if message.correlation is None and message.expires_s is None:
+    """Message Expiry Interval (MQTT 5.0, 3.3.2.3.3), and what makes requests and answers (4.10)."""
+    if message.correlation is None and message.expires_s is None and message.response_topic is None:
         return None
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
@@ -274,6 +290,8 @@ def _properties(message: Message, waited_s: int) -> Any:
     properties = Properties(PacketTypes.PUBLISH)
     if message.correlation is not None:
         properties.CorrelationData = message.correlation
+    if message.response_topic is not None:
+        properties.ResponseTopic = message.response_topic
     if message.expires_s is not None:
         properties.MessageExpiryInterval = max(1, message.expires_s - waited_s)
     return properties

@@ -17,7 +17,7 @@ class Message(msgspec.Struct, frozen=True):
 
     `keep`: a spool stores it under this class until the broker has it; None for what is of no use later. `number`: of
     the result in it, by which a loss can be named. `expires_s`: worthless after so many seconds; it is then neither
-    sent nor, by a broker of MQTT 5, delivered.
+    sent nor, by a broker of MQTT 5, delivered. `response_topic`: where an answer to it is awaited (MQTT 5).
     """
 
     topic: str
@@ -28,6 +28,7 @@ class Message(msgspec.Struct, frozen=True):
     keep: Kind | None = None
     number: int | None = None
     expires_s: int | None = None
+    response_topic: str | None = None
 
     @property
     def weight(self) -> int:
@@ -46,6 +47,7 @@ def packet_bytes(message: Message, *, mqtt5: bool) -> int:
     topic = len(message.topic.encode("utf-8"))
     properties = 3 + len(message.correlation) if message.correlation is not None else 0  # its id, its length, itself
     properties += 5 if message.expires_s is not None else 0
+    properties += 3 + len(message.response_topic.encode("utf-8")) if message.response_topic is not None else 0
     length = 1 if properties < 128 else 2 if properties < 16384 else 3
     rest = 2 + topic + (2 if message.qos else 0) + (length + properties if mqtt5 else 0) + len(message.payload)
     length_field = 1 if rest < 128 else 2 if rest < 16384 else 3 if rest < 2097152 else 4

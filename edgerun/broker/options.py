@@ -50,6 +50,9 @@ class BrokerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the broker waits for us to come back before it publishes `offline` (MQTT 5)."""
     reconnect_max_s: float = 60.0
     """Longest back-off between attempts, except after a take-over."""
+    receive_max: int = 0
+    """Messages of QoS 1 that the broker may have on the way to us (MQTT 5's Receive Maximum): each is then acknowledged
+    by `Connection.ack`, not as it comes. 0: as they come."""
     takeover_delay_s: float = 60.0
     """Shortest back-off after another client took the session over; up to twice that, at random."""
 
@@ -68,6 +71,13 @@ class BrokerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self.addresses  # noqa: B018  raises for those that are none
         if not self.client_id:
             raise ConfigError("the MQTT client id is empty", where="client_id", expected="the device id")
+        if set(self.status_topic) & set("+#\0"):
+            raise ConfigError(
+                "cannot stand in a topic",
+                where="client_id, prefix",
+                expected="no + # or NUL",
+                got=self.status_topic,
+            )
         if (self.cert_file is None) != (self.key_file is None):
             raise ConfigError("a client certificate and its key go together", where="cert_file, key_file")
         for name, lowest in (("inflight_max", 1), ("queue_max", 1), ("queue_max_bytes", 1), ("keepalive_s", 1)):

@@ -185,7 +185,7 @@ class _Table:
             if at_ns is None or None in values:
                 yield 0, None
                 continue
-            held = tuple(value for value in values if value is not None)
+            held = tuple([value for value in values if value is not None])
             yield round(at_ns), held
 
     def _lines(self) -> Iterator[list[str]]:

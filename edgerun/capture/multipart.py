@@ -19,10 +19,13 @@ _LONGEST_HEADERS = 16384
 _LONGEST_PART = 16 * 1024 * 1024
 _CAPACITY = 1024 * 1024  # three pictures of 1080p: what waits while this process does not come to read
 _ROOM = 64 * 1024
+_CALM = 64
+"""So many times in a row little was left in a buffer that a backlog had made larger: then it is made anew, smaller."""
 
 _TYPE = re.compile(rb"^[ \t]*content-type[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _LENGTH = re.compile(rb"^[ \t]*content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _GAPS = (b"\r\n\r\n", b"\n\n")
+_Step = Callable[["MultipartParser"], tuple[int, int] | None]
 
 
 def boundary_of(content_type: str) -> str | None:
@@ -59,13 +62,15 @@ class MultipartParser:
         self._candidates = (b"--" + word, word) if word.startswith(b"--") else (b"--" + word,)
         self._delimiter = b""
         self._data = bytearray(_CAPACITY)
+        self._calm = 0
         self._before = 0  # bytes of the body that were moved out in front of the buffer
         self._begin = self._end = self._scanned = 0  # what is not parsed yet; no delimiter begins before `_scanned`
         self._held = (0, 0)
         self._length = 0
         self._is_image = True
         self._walk = JpegWalk()
-        self._step: Callable[[], tuple[int, int] | None] = self._find_first
+        # Not bound: what refers to itself keeps its buffer until Python's collector comes, which may take hours.
+        self._step: _Step = MultipartParser._find_first
 
     @property
     def received(self) -> int:
@@ -85,7 +90,7 @@ class MultipartParser:
     @property
     def missing(self) -> int:
         """How many more bytes must come at least before there can be another picture."""
-        if self._step == self._read_counted:
+        if self._step is MultipartParser._read_counted:
             return max(1, self._length - (self._end - self._begin))
         return 1
 
@@ -110,11 +115,11 @@ class MultipartParser:
         """Take the next complete picture part: it is `held` now. False: fill in more first."""
         while not self.ended:
             step = self._step
-            part = step()
+            part = step(self)
             if part is not None and self._is_image:
                 self._held = part
                 return True
-            if part is None and self._step == step and not self.ended:
+            if part is None and self._step is step and not self.ended:
                 return False
         return False
 
@@ -124,6 +129,12 @@ class MultipartParser:
         old = memoryview(self._data)
         if kept + _ROOM > len(self._data) // 2:
             self._data = bytearray(2 * (kept + _ROOM))
+            self._calm = 0
+        elif len(self._data) > _CAPACITY:
+            self._calm = self._calm + 1 if kept + _ROOM <= _CAPACITY // 2 else 0
+            if self._calm == _CALM:
+                self._data = bytearray(_CAPACITY)
+                self._calm = 0
         memoryview(self._data)[:kept] = old[first : self._end]
         self._before += first
         self._begin -= first
@@ -138,7 +149,7 @@ class MultipartParser:
             self._begin = self._scanned = end + 1
             if line in self._candidates:
                 self._delimiter = line
-                self._step = self._read_headers
+                self._step = MultipartParser._read_headers
                 return
         self._scanned = self._end
         self._bound(_LONGEST_HEADERS, "no boundary at the start of the multipart body")
@@ -167,22 +178,22 @@ class MultipartParser:
             self._length = int(stated[1])
             if self._length > _LONGEST_PART:
                 raise SourceError("a part is too large", expected=f"at most {_LONGEST_PART} bytes", got=self._length)
-            self._step = self._read_counted
+            self._step = MultipartParser._read_counted
         else:
             self._walk = JpegWalk()
-            self._step = self._read_open
+            self._step = MultipartParser._read_open
 
     def _read_counted(self) -> tuple[int, int] | None:
         if self._end - self._begin < self._length:
             return None
-        self._step = self._find_next
+        self._step = MultipartParser._find_next
         return self._cut(self._begin + self._length)
 
     def _read_open(self) -> tuple[int, int] | None:
         boundary = self._find_delimiter()
         length = self._walk.find_end(self._data, self._begin, self._end)
         if length is not None and (boundary is None or self._begin + length <= boundary[0]):
-            self._step = self._find_next
+            self._step = MultipartParser._find_next
             return self._cut(self._begin + length)
         if boundary is None:
             self._bound(_LONGEST_PART, "a part does not end")
@@ -222,7 +233,7 @@ class MultipartParser:
 
     def _pass_delimiter(self, behind: int, closing: bool) -> None:
         self._begin = self._scanned = behind
-        self._step = self._read_headers
+        self._step = MultipartParser._read_headers
         self.ended = closing
 
     def _cut(self, end: int) -> tuple[int, int]:

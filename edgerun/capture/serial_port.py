@@ -183,7 +183,7 @@ class LineParser:
     def _parse(self, line: bytes) -> Row | None:
         parts = line.decode("latin-1").split(self._separator)
         try:
-            row = tuple(float(part) for part in parts)
+            row = tuple([float(part) for part in parts])
         except ValueError:
             return None
         return row if len(row) == self._channels and _are_values(row) else None

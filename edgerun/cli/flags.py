@@ -12,6 +12,7 @@ import msgspec
 
 from edgerun.cli.parser import add_common
 from edgerun.config import Config, RunOptions, Secret, build, load, split_credentials
+from edgerun.config.overlay import Overlay
 from edgerun.errors import ConfigError, ConfigErrors
 from edgerun.registry import kinds, resolve
 from edgerun.validate import Report, read_struct
@@ -87,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--trace", metavar="FILE.json", help="the run's last frames as a trace for Perfetto or Chrome")
     out.add_argument("--snapshot", metavar="FILE.jpg", help="the latest annotated picture, replaced every second")
     out.add_argument(
+        "--no-page", action="store_true", help="no status page: neither the demo's, nor that of [web] in the config"
+    )
+    out.add_argument(
         "--quiet", action="store_true", help="no line per result, no summary table, only warnings in the log"
     )
     add_common(parser)
@@ -99,17 +103,19 @@ def options_of(room: str, kind: str) -> type[msgspec.Struct]:
 
 
 def find_model(name: str) -> Path | None:
-    """Where the bundled model of that name is kept; None when there is none."""
+    """Where the model called `name` or `name@version` is kept: in the store, else with edgerun; None: there is none."""
     from edgerun.models.bundle import find_bundled
+    from edgerun.models.store import find_stored
 
-    return find_bundled(name)
+    return find_stored(name) or find_bundled(name)
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    """What the flags say as a config. Raises `ConfigErrors`."""
+def read_config(args: argparse.Namespace, overlay: Overlay | None = None) -> Config:
+    """What the flags say as a config, with `overlay` over their file where there is one. Raises `ConfigErrors`."""
     if args.config is not None:
         _refuse_beside_config(args)
-        return load(Path(args.config), options_of, find_model, _overrides(args))
+        config = load(Path(args.config), options_of, find_model, _overrides(args), overlay)
+        return msgspec.structs.replace(config, web=None) if args.no_page else config
     return read_flags(args, {})
 
 

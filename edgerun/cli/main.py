@@ -22,7 +22,7 @@ COMMANDS = {
     "init": ("edgerun.cli.init", "write a first config: camera, model and broker are detected, or asked for"),
     "check": ("edgerun.cli.check", "validate a config and its models without starting"),
     "doctor": ("edgerun.cli.doctor", "what this device has, what is wrong with it, and what to do about it"),
-    "models": ("edgerun.cli.models", "look into model files: what is understood, from where, and what is needed"),
+    "models": ("edgerun.cli.models", "look into model files; fetch, sign, keep and roll back the device's models"),
     "service": ("edgerun.cli.service", "edgerun as a service of systemd: install it, take it away, see how it is"),
     "bench": ("edgerun.cli.bench", "latency, throughput, CPU, memory and energy of a model; ages of a whole pipeline"),
     "convert": (

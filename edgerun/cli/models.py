@@ -1,13 +1,15 @@
-"""Look into model files and keep the device's models.
+"""Look into model files, keep the device's models, and sign them.
 
-`inspect` shows what edgerun understands of a model, from where, and what has still to be given."""
+`inspect` shows what edgerun understands of a model, from where, and what has still to be given. `fetch` and `add` put
+models into the device's store, `activate` and `rollback` say which version runs, and `keygen`, `sign` and `trust` say
+whose models are taken. `edgerun models ACTION --help` shows an action's flags."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from edgerun.cli import logs, output
+from edgerun.cli import logs, models_keys, models_store, output
 from edgerun.cli.parser import Parser, add_common
 from edgerun.errors import ConfigError, did_you_mean
 from edgerun.registry import kinds
@@ -16,6 +18,8 @@ EXAMPLES = (
     "edgerun models inspect detector.tflite",
     "edgerun models inspect net.onnx --pixels 0..1 --labels names.txt",
     "edgerun models inspect detector.onnx --json | jq .needs",
+    *models_store.EXAMPLES.values(),
+    *models_keys.EXAMPLES.values(),
 )
 
 
@@ -31,27 +35,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inspect",
         help="what is understood of a model, from where, and what it still needs",
         description="What edgerun understands of a model, from where, and what it still needs. Nothing is run.",
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in EXAMPLES),
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[:3]),
     )
-    inspect.add_argument("model", metavar="MODEL", help="a bundle, .tflite, .onnx or bundled model's name")
+    inspect.add_argument("model", metavar="MODEL", help="a bundle, .tflite, .onnx, or the name of a model kept here")
     inspect.add_argument("--decoder", metavar="KIND", help=f"how its outputs are read: {', '.join(kinds('decoder'))}")
     inspect.add_argument("--labels", metavar="FILE", help="one label a line, instead of the model's own")
     inspect.add_argument(
         "--pixels", metavar="RANGE", help="what a float model's pixels become: 0..255, 0..1, -1..1 or imagenet"
     )
     inspect.add_argument("--size", metavar="WxH", type=_size, help="the picture's size where the file leaves it open")
+    inspect.set_defaults(do=_inspect)
     add_common(inspect)
+    models_store.add(actions)
+    models_keys.add(actions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for; returns the exit code. Raises `EdgerunError`."""
     logs.set_up(verbose=args.verbose, quiet=True)
-    return _inspect(args)
+    code: int = args.do(args)
+    return code
 
 
 def _inspect(args: argparse.Namespace) -> int:
     from edgerun.cli.inspect_text import as_dict, as_lines
-    from edgerun.models import Given, find_bundled, inspect, load, read_labels
+    from edgerun.models import Given, inspect, load, read_labels
 
     given = Given(
         decoder=args.decoder,
@@ -67,7 +75,11 @@ def _inspect(args: argparse.Namespace) -> int:
             got=repr(args.decoder),
             remedy=did_you_mean(args.decoder, kinds("decoder")),
         )
-    path = find_bundled(args.model) or Path(args.model)
+    from edgerun.cli.flags import find_model
+
+    path = Path(args.model)
+    if not path.exists():
+        path = find_model(args.model) or path
     found = inspect(load(path), given)
     if args.json:
         output.say_json({"v": 1, "path": str(path), **as_dict(found)})

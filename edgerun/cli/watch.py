@@ -1,7 +1,8 @@
 """A live view of one device or a fleet, from what it says over MQTT.
 
 Devices with heat, power and throttling; their streams with state, results a second, age and drops by fate; events,
-newest first. q quits, the arrow keys scroll. Rates and ages are those of the device's newest telemetry (30 s).
+newest first. q quits, the arrow keys scroll. Rates are those of the results that come; of streams with several models,
+and ages and drops, those of the device's newest telemetry (30 s).
 
 --once waits until every device that is online has told (at most --wait), shows the picture and ends; with --json it is
 one JSON object for scripts. Nothing is published."""
@@ -70,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     secret = Secret("plain", password) if password else None
     options = BrokerOptions(url=url, client_id="watch", username=username, password=secret, prefix=args.prefix)
     picture = Picture(args.prefix)
-    listener = Listener(options, picture.take, args.device)
+    listener = Listener(options, picture.take, args.device, results=not args.once)
+    if not args.once:
+        picture.live()
     listener.start()
     try:
         if args.once:

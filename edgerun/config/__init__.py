@@ -6,8 +6,10 @@ plug-in. `load` reads a file, `build` takes the same tables from elsewhere (flag
 
 from edgerun.config.build import PLANNED, FindModel, OptionsOf, build, dump, load, split_credentials
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
+from edgerun.config.rollout import RolloutConfig
 from edgerun.config.security import SecurityConfig
 from edgerun.config.source import parse_source
+from edgerun.config.store import StoreConfig
 from edgerun.config.structs import (
     Config,
     DeviceConfig,
@@ -47,12 +49,14 @@ __all__ = [
     "OptionsOf",
     "PrivacyConfig",
     "QuietConfig",
+    "RolloutConfig",
     "RunOptions",
     "Secret",
     "SecurityConfig",
     "SensorsConfig",
     "SourceConfig",
     "SpoolConfig",
+    "StoreConfig",
     "StreamConfig",
     "ThenConfig",
     "TrackConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,10 +13,13 @@ from urllib.parse import unquote
 import msgspec
 
 from edgerun.config.governing import check_governing
+from edgerun.config.overlay import Overlay
 from edgerun.config.references import check_requests, check_streams
+from edgerun.config.security import check_security
 from edgerun.config.source import camera_node, check_path, check_url, names_in, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
+from edgerun.config.web import check_web
 from edgerun.errors import ConfigError, ConfigErrors, did_you_mean
 from edgerun.secret import KINDS, Kind, Secret
 from edgerun.validate import INVALID, QUOTED, Hook, Report, describe, join, read_struct, show
@@ -26,7 +30,6 @@ FindModel = Callable[[str], Path | None]
 """A model's name → where it is kept, or None when there is no model of that name."""
 
 PLANNED = (
-    "web",
     "compat",
     "mqtt.compat",
     "streams.*.stall_s",
@@ -41,20 +44,26 @@ def load(
     options_of: OptionsOf,
     find_model: FindModel | None = None,
     overrides: Mapping[str, tuple[str, Any]] | None = None,
+    overlay: Overlay | None = None,
 ) -> Config:
     """The config file at `path`, checked.
 
     `overrides` maps a dotted path, in which `*` stands for every name, to (flag, value), for example
-    `{"streams.*.max_fps": ("--max-fps", 5)}`: what a flag says takes the place of what the file says. Raises
-    `ConfigErrors` with everything that is wrong, `MissingError` when a plug-in cannot be imported.
+    `{"streams.*.max_fps": ("--max-fps", 5)}`: what a flag says takes the place of what the file says. `overlay` is laid
+    over the file before that. Raises `ConfigErrors` with everything that is wrong, `MissingError` when a plug-in cannot
+    be imported.
     """
     raw, lines = read_toml(path)
+    if overlay is not None:
+        raw = copy.deepcopy(overlay.over(raw))
     flags: dict[str, str] = {}
     for pattern, (flag, value) in (overrides or {}).items():
         flags.update(dict.fromkeys(_override(raw, "", pattern.split("."), value), flag))
 
     def where(place: str) -> str:
         at = place
+        if overlay is not None and overlay.holds(place):
+            return f"{overlay.name}: {place}"
         while at and at not in lines and at not in flags:
             at = _parent(at)
         if at in flags:
@@ -94,6 +103,8 @@ def build(
         reader.check_model(join("models", str(name)), model, report)
     check_streams(_table(raw, "streams"), _table(raw, "models"), report)
     check_governing(raw, report)
+    check_security(raw, report)
+    check_web(raw.get("web"), report)
     check_requests(_table(raw, "streams"), raw.get("mqtt"), report)
     if report.errors or config is INVALID:
         raise ConfigErrors(report.errors)
@@ -149,7 +160,7 @@ class _Reader:
 
     def model_path(self, path: Path) -> Path:
         """`path`, or where the model of that name is kept when nothing lies at `path`."""
-        bare = path.parent == self._folder and not path.suffix and len(path.name) <= 63
+        bare = path.parent == self._folder and (not path.suffix or "@" in path.name) and len(path.name) <= 128
         kept = self._find_model(path.name) if bare and self._find_model and not _exists(path) else None
         return kept if kept is not None else path
 

@@ -54,8 +54,11 @@ def _check_model(wanted: Any, models: dict[str, Any], place: str, report: Report
 
 
 def check_requests(streams: dict[str, Any], mqtt: Any, report: Report) -> None:
-    """Requests come through the broker."""
+    """Requests come through the broker, and pictures leave through it."""
     for name in streams:
+        if mqtt is None and isinstance(_table(streams, name).get("snapshot"), dict):
+            place = join(join("streams", str(name)), "snapshot")
+            report.add(place, "pictures leave through a broker, and there is none", remedy="add [mqtt] with an url")
         if mqtt is None and _table(_table(streams, name), "source").get("kind") == "mqtt":
             place = join(join("streams", str(name)), "source")
             report.add(place, "requests come through a broker, and there is none", remedy="add [mqtt] with an url")

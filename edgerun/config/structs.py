@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
+from edgerun.config.rollout import RolloutConfig
 from edgerun.config.security import SecurityConfig
 from edgerun.config.store import StoreConfig
 from edgerun.config.watching import (
@@ -89,7 +90,10 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[device]`: who this is."""
 
     id: Annotated[
-        Name, Meta(description="The device's name in topics, and its MQTT client id. By default `$EDGERUN_DEVICE_ID`, else the host's name.")
+        Name,
+        Meta(
+            description="The device's name in topics, and its MQTT client id. By default `$EDGERUN_DEVICE_ID`, else the host's name."
+        ),
     ] = msgspec.field(default_factory=default_device_id)
 
 
@@ -358,6 +362,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     web: WebConfig | None = None
     security: SecurityConfig = msgspec.field(default_factory=SecurityConfig)
     store: StoreConfig = msgspec.field(default_factory=StoreConfig)
+    rollout: RolloutConfig = msgspec.field(default_factory=RolloutConfig)
 
 
 class RunOptions(msgspec.Struct, frozen=True):

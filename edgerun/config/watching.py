@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -136,6 +136,42 @@ class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})],
         Meta(description="Room for pictures and what is known of them; the oldest give way."),
     ] = 256 << 20
+    max_age: Annotated[
+        Annotated[float, Meta(ge=1, le=1e9, extra={"unit": "s"})],
+        Meta(description="Older pictures are deleted, by the time in their names."),
+    ] = 2592000.0
+
+
+class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams.NAME.snapshot]`: pictures may leave the device; needs `[mqtt]`. Without this table none does."""
+
+    on: Annotated[
+        Literal["any", "always"] | tuple[Label, ...],
+        Meta(
+            description="A picture is sent when one of these labels was detected, or `any`, or `always`; an empty "
+            "list: only when `cmd/snapshot` asks.",
+            extra={"expected": 'a list of labels, "any" or "always"'},
+        ),
+    ] = "any"
+    every_s: Annotated[
+        Annotated[float, Meta(ge=1, le=86400)], Meta(description="At most one picture in this time.")
+    ] = 10.0
+    width: Annotated[
+        Annotated[int, Meta(ge=16, le=16384)], Meta(description="Pixels; wider pictures are scaled down.")
+    ] = 640
+    quality: Annotated[Annotated[int, Meta(ge=1, le=100)], Meta(description="Of the JPEG.")] = 80
+    boxes: Annotated[bool, Meta(description="Draw what was found.")] = True
+    blur: Annotated[
+        tuple[Label, ...],
+        Meta(
+            description="Objects that are made unrecognisable, from a score of 0.1 on, also those that `labels` leaves "
+            "out; one of the stream's models must know all of them. See docs/privacy.md."
+        ),
+    ] = ()
+    max_age: Annotated[
+        Annotated[float, Meta(ge=1, le=1e9, extra={"unit": "s"})],
+        Meta(description="A broker of MQTT 5 keeps the last picture for so long."),
+    ] = 86400.0
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -96,18 +96,17 @@ def detections(
     the label is the class as text.
     """
     found = zip(boxes.tolist(), scores.tolist(), classes.tolist(), points or ((),) * len(boxes), strict=True)
-    return Answer(
-        detections=tuple(
-            Detection(
-                names[index] if names else str(index),
-                index,
-                score,
-                (box[0], box[1], box[2], box[3]),
-                keypoints=keypoints,
-            )
-            for box, score, index, keypoints in found
+    detections = [
+        Detection(
+            names[index] if names else str(index),
+            index,
+            score,
+            (box[0], box[1], box[2], box[3]),
+            keypoints=keypoints,
         )
-    )
+        for box, score, index, keypoints in found
+    ]
+    return Answer(detections=tuple(detections))
 
 
 def keypoints_in_frame(points: NDArray[np.float64], placement: Placement) -> tuple[Keypoints, ...]:

@@ -176,7 +176,7 @@ class SegmentDecoder:
                 continue
             x = self._to_frame(corners[:, 0] + window[1].start + 0.5, self._layout.width, placement, 0)
             y = self._to_frame(corners[:, 1] + window[0].start + 0.5, self._layout.height, placement, 1)
-            found.append(tuple(zip(x.tolist(), y.tolist(), strict=True)))
+            found.append((*zip(x.tolist(), y.tolist(), strict=True),))
         return tuple(found)
 
     def _runs(self, inside: NDArray[np.bool_], window: _Window, placement: Placement) -> Runs:

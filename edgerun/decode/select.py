@@ -44,13 +44,13 @@ class Select:
         answer = self._decoder.decode(outputs, placement)
         wanted = self._labels
         if answer.detections:
-            kept = tuple(found for found in answer.detections if found.label in wanted)
+            kept = tuple([found for found in answer.detections if found.label in wanted])
             return answer if len(kept) == len(answer.detections) else msgspec.structs.replace(answer, detections=kept)
         if answer.classes:
-            named = tuple(found for found in answer.classes if found.label in wanted)
+            named = tuple([found for found in answer.classes if found.label in wanted])
             return answer if len(named) == len(answer.classes) else msgspec.structs.replace(answer, classes=named)
         if answer.segments:
-            parts = tuple(found for found in answer.segments if found.label in wanted)
+            parts = tuple([found for found in answer.segments if found.label in wanted])
             return answer if len(parts) == len(answer.segments) else msgspec.structs.replace(answer, segments=parts)
         return answer
 

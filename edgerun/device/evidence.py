@@ -47,7 +47,7 @@ def throttling(values: Mapping[str, float]) -> Throttling:
             told = True
             if value:
                 (before if quantity.endswith(_SINCE_BOOT) else now).append(quantity.removesuffix(_SINCE_BOOT))
-        elif kind == "cooling" and quantity == "state" and not any(word in place.lower() for word in _NOT_SLOWING):
+        elif kind == "cooling" and quantity == "state" and slows(place):
             told = True
             now += [f"cooling {place}"] if value > 0 else []
         elif kind == "coral" and quantity == "temp_c":
@@ -57,6 +57,11 @@ def throttling(values: Mapping[str, float]) -> Throttling:
         elif kind == "cpufreq" and quantity == "limit_hz":
             capped += [place] if value < values.get(f"cpufreq/{place}/highest_hz", value) else []
     return Throttling(_once(now), _once(before), _once(capped), told)
+
+
+def slows(cooling: str) -> bool:
+    """Whether a cooling device of that type slows something down that computes when it is at work."""
+    return not any(word in cooling.lower() for word in _NOT_SLOWING)
 
 
 def slowed_between(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ CALM, HOLD, HOT, STOP = range(4)
 ZONES = ("calm", "hold", "hot", "stop")
 
 Measure = Literal["temp_c", "power_w", "battery_share", "under_voltage", "memory_share", "memory_pressure", "age_share"]
-"""`age_share`: a stream's p95 age as a share of its target; `memory_share`: used of what may be used;
+"""`age_share`: the p95 age of results as a share of its target; `memory_share`: used of what may be used;
 `memory_pressure`: the share of the last ten seconds in which something waited for memory.
 """
 _WORDS: dict[Measure, tuple[str, float, str]] = {
@@ -55,12 +55,13 @@ class Band(msgspec.Struct, frozen=True):
     """One measure's zones, mildest first: each from `low` to `high`, the neighbours overlapping.
 
     `falling`: a low value is the bad one, as a battery's charge. Then the numbers are still as they are measured, the
-    mildest zone being the highest.
+    mildest zone being the highest. `rungs`: at least so many at a step down.
     """
 
     measure: Measure
     zones: tuple[tuple[float, float], ...]
     falling: bool = False
+    rungs: int = 1
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -102,11 +103,11 @@ class State(msgspec.Struct, frozen=True):
     seen_ns: int | None = None
 
 
-def rising_band(measure: Measure, warm: float, hot: float, stop: float | None, margin: float) -> Band:
+def rising_band(measure: Measure, warm: float, hot: float, stop: float | None, margin: float, rungs: int = 1) -> Band:
     """Zones entered at `warm`, `hot` and `stop` and left `margin` below; without `stop` there is no such zone."""
     enters = [value for value in (warm, hot, stop) if value is not None]
     lows = [float("-inf"), *(value - margin for value in enters)]
-    return Band(measure, tuple(zip(lows, [*enters, float("inf")], strict=True)))
+    return Band(measure, tuple(zip(lows, [*enters, float("inf")], strict=True)), rungs=rungs)
 
 
 def falling_band(measure: Measure, low: float, critical: float, stop: float | None, margin: float) -> Band:
@@ -213,14 +214,15 @@ def _beyond(band: Band, measured: Mapping[str, float]) -> bool:
 
 
 def _stride(band: Band, measured: Mapping[str, float], left: int) -> int:
-    """How many rungs to go down at once, of `left`: one, and more the nearer the value is to the stop zone."""
+    """How many rungs to go down at once, of `left`: the band's least, and more the nearer the value is to its stop."""
     zones, value = _upward(band), measured.get(band.measure)
+    least = min(left, band.rungs)
     if value is None:
-        return 1
+        return least
     warm, hot = zones[CALM][1], zones[HOLD][1]
     stop = zones[HOT][1] if len(zones) > STOP else hot + _FAR * (hot - warm)
     share = ((-value if band.falling else value) - hot) / (stop - hot)
-    return max(1, min(left, round((share - _CLOSE) * left / 2)))
+    return max(least, min(left, round((share - _CLOSE) * left / 2)))
 
 
 def _cool(policy: Policy, state: State, measured: Mapping[str, float], lowest: int, now_ns: int) -> State:

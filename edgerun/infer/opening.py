@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +176,13 @@ class ModelOpener:
         runs = f"{self._class.__module__} {self._options} {self._context.threads} threads"
         about = f"{runs} {_versions()} {self._board.identity()}"
         key = (content, about.encode())
-        prover = Prover(self._context.name, self._open_cpu, golden, tolerance, cache, key)
+        # No method of this object: that would be a circle, which keeps the model's bytes until the collector comes by.
+        open_cpu = partial(_open_on_cpu, self._class, self._options, self._context, self._model_for)
+        prover = Prover(self._context.name, open_cpu, golden, tolerance, cache, key)
         return prover, Verdicts(cache, key, self._board)
 
     def _open_cpu(self) -> Engine:
-        context = msgspec.structs.replace(
-            self._context, model=self._model_for("cpu"), accelerator="cpu", accelerator_options={}
-        )
-        engine: Engine = self._class(self._options, context)
-        return engine
+        return _open_on_cpu(self._class, self._options, self._context, self._model_for)
 
     def _refuse_or_limit(self, accelerator: Accelerator) -> tuple[float, dict[str, Any]]:
         """How long it may take to open, seconds, and options that make it more exact.
@@ -232,3 +231,12 @@ def _versions() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(found)
+
+
+def _open_on_cpu(
+    engine_class: Any, options: msgspec.Struct, context: EngineContext, model_for: Callable[[str], Model]
+) -> Engine:
+    engine: Engine = engine_class(
+        options, msgspec.structs.replace(context, model=model_for("cpu"), accelerator="cpu", accelerator_options={})
+    )
+    return engine

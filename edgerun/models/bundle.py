@@ -20,6 +20,9 @@ from edgerun.models.calibration import Calibration
 from edgerun.models.labels import parse_labels
 from edgerun.models.manifest import Format, Manifest, PictureInput, Signal, parse_manifest
 from edgerun.models.onnx_external import join_weights
+from edgerun.models.record import check_recorded
+from edgerun.models.sealed import Unsealing, open_content
+from edgerun.security.sealing import SealingKey
 from edgerun.types import Tensor
 
 _log = logging.getLogger(__name__)
@@ -130,17 +133,18 @@ def find_bundled(name: str) -> Path | None:
     return None
 
 
-def load(path: Path) -> Bundle:
+def load(path: Path, key: SealingKey | None = None) -> Bundle:
     """The bundle at `path`: a folder or .zip with a manifest, or a bare .tflite or .onnx file.
 
-    Each listed file is read once, held against its SHA-256, and only then parsed. Raises `ModelError`.
+    Each listed file is read once, opened with `key` where it is sealed, held against its SHA-256, and only then parsed.
+    Raises `ModelError`.
     """
     if path.is_dir():
-        return _load_bundle(Folder(path), path)
+        return _load_bundle(Unsealing(Folder(path), key, path), path)
     kind = _FORMATS.get(path.suffix.lower())
     try:
         if kind is None and path.is_file() and zipfile.is_zipfile(path):
-            return _load_bundle(Zip(path), path)
+            return _load_bundle(Unsealing(Zip(path), key, path), path)
         if kind is None and path.exists():
             raise ModelError(
                 "not a model",
@@ -167,18 +171,18 @@ def load(path: Path) -> Bundle:
             got="an empty file" if not content else "more",
         )
     assert kind is not None  # the only way here
-    artifact = _bare(path, kind, content)
-    found = (artifact, *_companion(path, artifact))
+    artifact = _bare(path, kind, open_content(content, key, path.name, path), key)
+    found = (artifact, *_companion(path, artifact, key))
     return Bundle(path.stem, artifact.sha256[:12], found, bare=True)
 
 
-def _bare(path: Path, kind: Format, content: bytes) -> Artifact:
+def _bare(path: Path, kind: Format, content: bytes, key: SealingKey | None) -> Artifact:
     if kind == "onnx":
-        content = join_weights(content, lambda name: _beside(path, name), str(path))
+        content = join_weights(content, lambda name: _beside(path, name, key), str(path))
     return make_artifact(path.name, kind, None, content, hashlib.sha256(content).hexdigest(), str(path))
 
 
-def _beside(path: Path, name: str) -> bytes:
+def _beside(path: Path, name: str, key: SealingKey | None) -> bytes:
     """A file beside a bare one: its name is the model's, so it must stay inside; a link there is its user's."""
     try:
         with (path.parent / check_name(name, path)).open("rb") as file:
@@ -187,10 +191,10 @@ def _beside(path: Path, name: str) -> bytes:
         raise ModelError("it cannot be read", where=path.parent / name, got=error.strerror or str(error)) from error
     if len(content) > MAX_FILE_BYTES:
         raise ModelError("too large", where=path.parent / name, expected=f"≤ {MAX_FILE_BYTES} bytes")
-    return content
+    return open_content(content, key, name, path.parent / name)
 
 
-def _companion(path: Path, artifact: Artifact) -> list[Artifact]:
+def _companion(path: Path, artifact: Artifact, key: SealingKey | None) -> list[Artifact]:
     """The other half of a pair as the Edge TPU compiler leaves it, `x.tflite` and `x_edgetpu.tflite`, where both lie
     there and have the same inputs and outputs.
     """
@@ -203,7 +207,8 @@ def _companion(path: Path, artifact: Artifact) -> list[Artifact]:
         return []
     try:
         with other_path.open("rb") as file:
-            other = _bare(other_path, "tflite", file.read(MAX_FILE_BYTES + 1))
+            content = open_content(file.read(MAX_FILE_BYTES + 1), key, other_path.name, other_path)
+        other = _bare(other_path, "tflite", content, key)
     except (OSError, ModelError) as error:
         _log.warning("%s lies beside %s and is left out: %s", other_path.name, path, error)
         return []
@@ -264,7 +269,9 @@ def _load_bundle(archive: Archive, path: Path) -> Bundle:
                 expected=f"{MANIFEST} at the top of the folder or zip",
                 remedy="name the bundle itself, not the folder around it, or a bare .tflite or .onnx file",
             )
-        manifest = parse_manifest(archive.read(MANIFEST, _MANIFEST_BYTES), f"{path}/{MANIFEST}")
+        content = archive.read(MANIFEST, _MANIFEST_BYTES)
+        check_recorded(path, content)
+        manifest = parse_manifest(content, f"{path}/{MANIFEST}")
         contents = _verified(archive, manifest, path)
     finally:
         archive.close()

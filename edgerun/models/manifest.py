@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.errors import ModelError
+from edgerun.models.strict import check_json
 
 VERSION = 1
 
@@ -92,6 +93,11 @@ class Manifest(msgspec.Struct, frozen=True):
     """Pairs of an input and the output that is fed back into it."""
     shapes: dict[str, _Shape] = {}
     """Input → its shape, where the file leaves sides open."""
+    expires: str | None = None
+    """When the bundle is not installed or activated any more (RFC 3339); what runs goes on, loudly."""
+    devices: Annotated[tuple[_Text, ...], Meta(max_length=1000)] = ()
+    """Which devices it may be installed on: ids, or patterns with * and ?; empty: all."""
+    source: Any = None
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -100,6 +106,7 @@ class _Version(msgspec.Struct, frozen=True):
 
 def parse_manifest(content: bytes, where: object) -> Manifest:
     """The manifest in `content` (UTF-8 JSON). Raises `ModelError`."""
+    check_json(content, where)
     try:
         version = msgspec.json.decode(content, type=_Version).v
         if version != VERSION:

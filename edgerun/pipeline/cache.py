@@ -47,7 +47,8 @@ class ResultCache:
 
     def put(self, lane: str, key: bytes, answer: Answer, size: tuple[int, int]) -> None:
         """Keep an answer; one larger than the whole bound is not kept."""
-        cost = _ENTRY_BYTES + 4 * len(msgspec.json.encode(answer))
+        fields = [one for one in msgspec.structs.astuple(answer) if one is not None]
+        cost = _ENTRY_BYTES + 4 * len(msgspec.json.encode(fields))
         with self._lock:
             if cost > self._max_bytes:
                 return
@@ -57,6 +58,12 @@ class ResultCache:
             while self._bytes > self._max_bytes:
                 _, (_, _, freed) = self._entries.popitem(last=False)
                 self._bytes -= freed
+
+    def forget(self, lane: str) -> None:
+        """Let go of the answers of one lane."""
+        with self._lock:
+            for key in [key for key in self._entries if key[0] == lane]:
+                self._bytes -= self._entries.pop(key)[2]
 
     def stats(self) -> CacheStats:
         with self._lock:

@@ -62,6 +62,16 @@ class Capture:
         """The stream's lanes, one per model."""
         return self._intake.lanes
 
+    def follow(self, before: Capture) -> None:
+        """Go on where `before`, of the same stream, was stopped: with its numbers, and paused by whom it was paused. To
+        be called before the thread runs.
+        """
+        self._seq = before._seq
+        with before._pausing:
+            paused_by = dict(before._paused_by)
+        for by, reason in paused_by.items():
+            self.pause(reason, by)
+
     def run(self) -> None:
         """The thread's body: until the data ends, `stop` is called or the source is lost for good (`SourceError`)."""
         failures = 0
@@ -123,6 +133,14 @@ class Capture:
     def sharpen(self, factor: float) -> None:
         """Let the gate open only when this many times its share of the pixels changes."""
         self._intake.sharpen(factor)
+
+    def renew(self, *, keep_pictures: bool, keep_whole: bool) -> None:
+        """The plans of its lanes, or what is done with its pictures, have changed; any thread may call it."""
+        self._intake.renew(keep_pictures=keep_pictures, keep_whole=keep_whole)
+
+    def want(self) -> None:
+        """Have one frame inferred although nothing moves, where a gate is; any thread may call it."""
+        self._intake.want()
 
     def _all_lanes(self) -> list[Lane]:
         return [one for lane in self.lanes for one in (lane, *lane.stand_ins)]
@@ -227,7 +245,7 @@ class Capture:
         return bool(self._catch_up_until_ns)
 
     def _tell(self, state: str, reason: str) -> None:
-        if state == self._state:
+        if state == self._state or self._stop.is_set():  # a stream of that name may be somebody else's by now
             return
         self._state = state
         self._notices.put(StreamNotice(self.stream, state, reason))  # type: ignore[arg-type]

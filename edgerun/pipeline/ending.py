@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,11 +58,20 @@ def count_failed(delivery: Delivery, reason: str) -> None:
 class Ending:
     """Makes results of answers. Used by one worker's thread."""
 
-    def __init__(self, model: ModelInfo, outbox: Outbox[Delivery], clock: Clock, *, keep_pictures: bool) -> None:
+    def __init__(
+        self,
+        model: ModelInfo,
+        outbox: Outbox[Delivery],
+        clock: Clock,
+        *,
+        keep_pictures: bool,
+        looked_at: Callable[[str], bool] = lambda stream: False,
+    ) -> None:
         self._model = model
         self._outbox = outbox
         self._clock = clock
         self._keep_pictures = keep_pictures
+        self._looked_at = looked_at
 
     def finish(
         self,
@@ -92,7 +101,7 @@ class Ending:
             latency_ns=latency_ns,
             dropped=self._dropped(lane),
             max_age_ns=lane.max_age_ns if frame.lossy else 0,
-            lease=frame.lease.share() if self._keep_pictures and not lane.plan.window else None,
+            lease=frame.lease.share() if self._keeps_picture(lane) else None,
             events=events,
             reused=frame.reuse.why if frame.reuse is not None else None,
             crop=frame.crop,
@@ -111,6 +120,9 @@ class Ending:
         if accelerator and accelerator != self._model.accelerator:
             self._model = msgspec.structs.replace(self._model, accelerator=accelerator)
         return self._model
+
+    def _keeps_picture(self, lane: Lane) -> bool:
+        return not lane.plan.window and (self._keep_pictures or self._looked_at(lane.plan.stream))
 
     def _dropped(self, lane: Lane) -> dict[str, int]:
         """Frames of the lane dropped since its previous result."""

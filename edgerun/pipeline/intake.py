@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -44,17 +44,21 @@ class Intake:
         gate: GatePlan | None = None,
         keep_whole: bool = False,
         keep_pictures: bool = False,
+        looked_at: Callable[[], bool] = lambda: False,
         spare_core: bool = True,
     ) -> None:
         self.lanes = tuple(lanes)
         self._offered = self.lanes
         """Those that get frames now, each itself or a stand-in."""
         self._place = 0
+        self._stale = False
+        self._wanted = False
         self._taken_ns = 0
         self._keep_whole = keep_whole
         self._clock = clock
         self._watch = Watch(gate or GatePlan())
         self._keep_pictures = keep_pictures
+        self._looked_at = looked_at
         self._view = self._view_for(self._offered)
         self._spare_core = spare_core
         self._ordered = any(lane.plan.ordered for lane in lanes)
@@ -83,6 +87,8 @@ class Intake:
         """A new frame is in hand."""
         self._let_go()
         self._taken_ns = self._clock.mono_ns()
+        if self._stale:
+            self._stale, self._view = False, self._view_for(self._offered)
         self._change_over()
         self._gaps.add(grab.captured_ns)
         for lane in self.lanes:
@@ -153,6 +159,15 @@ class Intake:
         """See `Capture.sharpen`; any thread may call it."""
         self._watch.factor = factor
 
+    def want(self) -> None:
+        """See `Capture.want`; any thread may call it."""
+        self._wanted = True
+
+    def renew(self, *, keep_pictures: bool, keep_whole: bool) -> None:
+        """See `Capture.renew`; any thread may call it. It happens with the next frame."""
+        self._keep_pictures, self._keep_whole = keep_pictures, keep_whole
+        self._stale = True
+
     def slowed_for_s(self) -> float:
         """How long the next frame of a source that waits for its consumer is to be left alone."""
         now_ns = self._clock.mono_ns()
@@ -170,7 +185,7 @@ class Intake:
         wanted = [_chosen(lane, self._place) for lane in self.lanes]
         if all(lane in self._offered for lane in wanted):
             return
-        offered = tuple(lane for lane in wanted if lane in self._offered or not lane.meter.account.in_flight)
+        offered = tuple([lane for lane in wanted if lane in self._offered or not lane.meter.account.in_flight])
         if offered != self._offered:
             self._offered, self._view = offered, self._view_for(offered)
 
@@ -229,7 +244,7 @@ class Intake:
         try:
             motion = self._watch.look(self._source, grab)
             offers = self._through_gate(offers, motion, stamp)
-            if offers and (self._keep_pictures or not all(offers.values())):
+            if offers and (self._keep_pictures or not all(offers.values()) or self._looked_at()):
                 image = self._retrieve()
                 if motion is None:
                     motion = self._watch.judge(image, grab)
@@ -269,6 +284,9 @@ class Intake:
     ) -> dict[Lane, Known | None]:
         """The offers that pass the gate: of a still scene those whose last answer may stand for this frame too."""
         if motion is None or motion.moving:
+            return offers
+        if self._wanted:
+            self._wanted = False
             return offers
         passed: dict[Lane, Known | None] = {}
         for lane, known in offers.items():

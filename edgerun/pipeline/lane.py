@@ -46,6 +46,8 @@ class LanePlan(msgspec.Struct, frozen=True):
     """
     window: bool = False
     """Its frames are windows of samples, not pictures."""
+    crops: bool = False
+    """Its frames are what another lane cut out for it."""
 
 
 class Demand:
@@ -108,6 +110,8 @@ class Lane:
         """Its turn came and its frame did not: the worker is to plan anew. Set by the capture thread."""
         self.expects = 0
         """The `seq` that follows the last frame the model was given. Written by the worker."""
+        self.ended = False
+        """Its Slot is closed and empty, and the worker knows. Written by the worker."""
         self._complained_ns: int | None = None
         self._told_expired_ns: int | None = None
         self._told_hopeless = False
@@ -121,9 +125,24 @@ class Lane:
         if max_fps == self.slowed_to_fps:
             return
         self.slowed_to_fps = max_fps
+        self._cap()
+
+    def _cap(self) -> None:
         if not self.plan.ordered:
-            caps = [fps for fps in (self.plan.max_fps, max_fps) if fps is not None]
+            caps = [fps for fps in (self.plan.max_fps, self.slowed_to_fps) if fps is not None]
             self.rate_cap = RateCap(min(caps)) if caps else None
+
+    def replan(self, plan: LanePlan, cache: ResultCache | None = None) -> None:
+        """Another plan from the next frame on, for the same stream and a model of the same name that asks for frames in
+        the same way (`ordered`, `depth`, `window`). The worker's thread calls it between two turns. What the model
+        answered before stands for no later frame, and one that remembers begins anew.
+        """
+        capped = plan.max_fps != self.plan.max_fps
+        self.plan, self.cache, self.last, self.expects = plan, cache, None, -1
+        self.max_age_ns = round(plan.max_age_ms * 1e6)
+        self._told_hopeless = False
+        if capped:
+            self._cap()
 
     def add_stand_in(self, other: Lane) -> None:
         """Let `other` take this lane's place when asked to: with its meter, where its crops go, and its memory of what
@@ -134,6 +153,11 @@ class Lane:
         if self.cascade is not None:
             self.cascade.feeders += 1
         self.stand_ins = (*self.stand_ins, other)
+
+    def follow(self, before: Lane) -> None:
+        """Count on where `before`, which has ended, left off. To be called before any frame comes."""
+        for one in (self, *self.stand_ins):
+            one.meter, one.told = before.meter, before.told
 
     def feeder_ended(self) -> None:
         """One of those that give it crops has come to its end; behind the last one comes nothing more."""

@@ -51,6 +51,12 @@ class StopRequested(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ReloadRequested(msgspec.Struct, frozen=True):
+    """Somebody (a signal) asked for the config to be read again."""
+
+    reason: str
+
+
 class Asked(msgspec.Struct, frozen=True):
     """Somebody asked for something that is the main thread's to do."""
 
@@ -63,7 +69,7 @@ class ThreadEnded(msgspec.Struct, frozen=True):
     thread: str
 
 
-Notice = StreamNotice | EngineNotice | InputNotice | ThreadDied | StopRequested | ThreadEnded | Asked
+Notice = StreamNotice | EngineNotice | InputNotice | ThreadDied | StopRequested | ReloadRequested | ThreadEnded | Asked
 
 # SimpleQueue.put is reentrant, so a signal handler may put too; notices are rare (back-off spaces them).
 NoticeBoard = queue.SimpleQueue[Notice]

@@ -59,16 +59,18 @@ class OverlappedWorker(Worker):
         self._half = 0
 
     def run(self) -> None:
-        """The thread's body: until every lane's Slot is closed and empty, and what was taken is inferred."""
+        """The thread's body: until every lane's Slot is closed and empty, or another worker is to follow, and what was
+        taken is inferred.
+        """
         thread = threading.Thread(target=self._infer_for_ever, name=f"infer:{self.name}", daemon=True)
         thread.start()
         flight: _Flight | None = None
         try:
             open_ = True
-            while open_ or flight is not None:
+            while (open_ and not self._turns.retired) or flight is not None:
                 jobs: list[Job] = []
                 try:
-                    jobs = self._next_jobs(flight) if open_ else []
+                    jobs = self._next_jobs(flight) if open_ and not self._turns.retired else []
                 except Closed:
                     open_ = False
                 rows = self._prepare_next(jobs)
@@ -80,6 +82,7 @@ class OverlappedWorker(Worker):
                         flight = self._launch(jobs, rows)
                     if landed is not None:
                         self._finish(landed.jobs, self._kept)
+                    self.idle = flight is None
                     if flight is None:
                         self._finish(jobs, ())
                 finally:
@@ -92,6 +95,12 @@ class OverlappedWorker(Worker):
             self._hand_to_engine(None)
             thread.join()
         self._turns.pass_ends_on()
+
+    def inherit(self, before: Worker) -> None:
+        """See `Worker.inherit`."""
+        super().inherit(before)
+        if isinstance(before, OverlappedWorker) and self.engine is before.engine:
+            self._infer_time, self._prepare_time = before._infer_time, before._prepare_time
 
     def _next_jobs(self, flight: _Flight | None) -> list[Job]:
         """The next frames; none when the inference under way ends first."""

@@ -33,9 +33,18 @@ class Publisher:
         self._run_id = run_id
         self._on_published = on_published
 
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """Who is given the results, in this order."""
+        return self._sinks
+
     def add(self, sink: Sink) -> None:
-        """One more sink, behind the others; before the thread runs."""
+        """One more sink, behind the others, from the next result on."""
         self._sinks = (*self._sinks, sink)
+
+    def remove(self, sink: Sink) -> None:
+        """Give a sink no more results; that one may just be given its last."""
+        self._sinks = tuple(one for one in self._sinks if one is not sink)
 
     def run(self) -> None:
         """The thread's body: until the Outbox is closed and empty."""

@@ -37,7 +37,9 @@ class Turns:
         self.ready = ready
         self.batching = batching
         self._slots = [lane.slot for lane in lanes]
-        self._live = [True] * len(lanes)
+        self._live = [not lane.ended for lane in lanes]
+        self.retired = False
+        """Another worker is to follow; see `retire`."""
         self._ended: list[int] = []
         self._clock = clock
         self._served_ns = [clock.mono_ns()] * len(lanes)
@@ -50,8 +52,8 @@ class Turns:
     def gather(self, interrupt: Callable[[], bool] | None = None) -> list[Job]:
         """The frames of the next inference: one, or as many as come in time; their leases are the caller's.
 
-        None of them when `interrupt` (asked whenever `ready` is notified) was true first. Raises `Closed` at the end of
-        all lanes. Frames too old for their stream are counted here and go no further.
+        None of them when `interrupt` (asked whenever `ready` is notified) was true first, or after `retire`. Raises
+        `Closed` at the end of all lanes. Frames too old for their stream are counted here and go no further.
         """
         if interrupt is None:  # nothing is on an accelerator
             self.pass_ends_on()
@@ -60,12 +62,12 @@ class Turns:
         while len(jobs) < self.batching.most:
             left_s = max(0.0, (deadline_ns - self._clock.mono_ns()) / 1e9) if jobs else None
             try:
-                taken = take_any(self._slots, self.ready, self._next, self._live, left_s, interrupt or self._any_passed)
+                taken = take_any(self._slots, self.ready, self._next, self._live, left_s, interrupt or self._must_look)
             except Closed:
                 if jobs:
                     return jobs
                 raise
-            if taken is None and interrupt is None and self._any_passed():
+            if taken is None and interrupt is None and not self.retired and self._any_passed():
                 for lane in self.lanes:
                     lane.passed = False
                 self.announce(self._clock.mono_ns(), None)
@@ -74,7 +76,7 @@ class Turns:
                 break
             index, frame = taken
             if frame is None:
-                self._ended.append(index)
+                self._note_end(index)
                 if not jobs and interrupt is None:
                     self.pass_ends_on()
                 continue
@@ -91,8 +93,36 @@ class Turns:
             jobs.append(Job(index, frame, now_ns))
         return jobs
 
+    def retire(self) -> None:
+        """Give no more frames: whoever gathers is given what it has, and `retired` is true. Any thread may call it."""
+        with self.ready:
+            self.retired = True
+            self.ready.notify_all()
+
+    def stay(self) -> None:
+        """Nobody follows after all."""
+        self.retired = False
+
+    def inherit(self, before: Turns, *, same_engine: bool) -> None:
+        """Take over what is known of the lanes that were in `before` too: when each was served last and, of the same
+        engine, for how long.
+        """
+        for index, lane in enumerate(self.lanes):
+            if lane in before.lanes:
+                at = before.lanes.index(lane)
+                self._served_ns[index] = before._served_ns[at]
+                if same_engine:
+                    self._service[index] = before._service[at]
+
+    def _must_look(self) -> bool:
+        return self.retired or self._any_passed()
+
     def _any_passed(self) -> bool:
         return any(lane.passed for lane in self.lanes)
+
+    def _note_end(self, index: int) -> None:
+        self.lanes[index].ended = True
+        self._ended.append(index)
 
     def served(self, index: int, spent_ns: int) -> None:
         """A turn that began with a frame of this lane took so long."""
@@ -131,7 +161,7 @@ class Turns:
                 continue
             index, frame = taken
             if frame is None:
-                self._ended.append(index)
+                self._note_end(index)
                 self.pass_ends_on()
                 continue
             self.lanes[index].meter.account.end("failed", reason, frame.stamp)

@@ -46,6 +46,8 @@ class Worker:
         self._clock = clock
         self._forget = forget
         self._busy_ns = 0
+        self.idle = True
+        """Nothing is on the engine. Written by the worker's thread."""
         self._info = engine.info
         """That of what inferred last: another object is another engine, also where it is of the same kind."""
 
@@ -54,14 +56,28 @@ class Worker:
         return self._busy_ns
 
     def run(self) -> None:
-        """The thread's body: until every lane's Slot is closed and empty."""
+        """The thread's body: until every lane's Slot is closed and empty, or another worker is to follow."""
         try:
-            while True:
+            while not self._turns.retired:
                 with waiting():
                     jobs = self._turns.gather()
                 self._serve(jobs)
         except Closed:
             return
+        self._turns.pass_ends_on()
+
+    def retire(self) -> None:
+        """End `run` when the frames in hand are done; those that wait are the next worker's. Any thread may call it."""
+        self._turns.retire()
+
+    def stay(self) -> None:
+        """Nobody follows after all: `run` may be called again."""
+        self._turns.stay()
+
+    def inherit(self, before: Worker) -> None:
+        """Go on where `before` has left: with its account of time, and what it knew of the lanes."""
+        self._busy_ns = before._busy_ns
+        self._turns.inherit(before._turns, same_engine=self.engine is before.engine)
 
     def drain(self, reason: str) -> None:
         """Count every frame still to come as failed, until the Slots are closed: what a dead worker owes."""
@@ -71,6 +87,7 @@ class Worker:
         """All that happens to the frames of one inference."""
         if not jobs:
             return
+        self.idle = False
         began_ns = self._clock.mono_ns()
         self._turns.announce(began_ns, jobs[0].index)
         try:
@@ -83,6 +100,7 @@ class Worker:
         self._busy_ns += ended_ns - began_ns
         if rows:
             self._turns.served(jobs[0].index, ended_ns - began_ns)
+        self.idle = True
         self._turns.announce(ended_ns, None)
 
     def _prepare(self, jobs: Sequence[Job], first: int = 0) -> list[Job]:

@@ -6,6 +6,7 @@ away at the start. Files begin with a serial number, because wall clocks jump.
 
 from __future__ import annotations
 
+import calendar
 import os
 import re
 import shutil
@@ -14,8 +15,10 @@ from collections import deque
 from pathlib import Path
 
 from edgerun.errors import ConfigError
+from edgerun.ports import Seal
 
-_NAME = re.compile(r"^(\d{8,})-\d{8}T\d{6}Z\.(jpg|json)$")
+_NAME = re.compile(r"^(\d{8,})-\d{8}T\d{6}Z\.(jpg|json)(\.sealed)?$")
+_SEALED = ".sealed"
 _PARTIAL = ".part"
 _KEEP_FREE = 0.05
 """Share of the file system that is left to others."""
@@ -27,8 +30,9 @@ class Album:
     Raises `ConfigError` where the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder, self._max_bytes = folder, max_bytes
+    def __init__(self, folder: Path, max_bytes: int, seal: Seal | None = None) -> None:
+        """`seal`: files are written sealed, with the purpose "collect", and are called `….jpg.sealed`."""
+        self._folder, self._max_bytes, self._seal = folder, max_bytes, seal
         self._bytes = 0
         self._next = 0
         self._shots: deque[tuple[str, int]] = deque()
@@ -53,6 +57,10 @@ class Album:
 
     def add(self, unix_s: float, picture: bytes, sidecar: bytes) -> bool:
         """Put a picture (JPEG) with its sidecar (JSON) in; False where there is no room. Raises `OSError`."""
+        stem = f"{self._next:08}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(max(0.0, unix_s)))}"
+        if self._seal is not None:
+            picture = self._seal(picture, "collect", stem + ".jpg")
+            sidecar = self._seal(sidecar, "collect", stem + ".json")
         size = len(picture) + len(sidecar)
         if size > self._max_bytes:
             return False
@@ -61,17 +69,29 @@ class Album:
         disk = shutil.disk_usage(self._folder)
         if disk.free - size < _KEEP_FREE * disk.total:
             return False
-        stem = f"{self._next:08}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(max(0.0, unix_s)))}"
         self._next += 1
+        suffix = _SEALED if self._seal is not None else ""
         try:
-            self._put(stem + ".jpg", picture)
-            self._put(stem + ".json", sidecar)
+            self._put(f"{stem}.jpg{suffix}", picture)
+            self._put(f"{stem}.json{suffix}", sidecar)
         except OSError:
             self._remove(stem)
             raise
         self._shots.append((stem, size))
         self._bytes += size
         return True
+
+    def prune(self, before_unix_s: float) -> int:
+        """Delete the pictures taken before that time, as their names tell it; returns how many. Raises `OSError`.
+
+        A picture that a clock that was not set yet dated to 1970 counts as old: a limit to what is kept is to hold.
+        """
+        old = [shot for shot in self._shots if _taken_unix_s(shot[0]) < before_unix_s]
+        for stem, size in old:
+            self._remove(stem)
+            self._shots.remove((stem, size))
+            self._bytes -= size
+        return len(old)
 
     def _put(self, name: str, content: bytes) -> None:
         """A file that is there whole or not at all, after a power cut too."""
@@ -94,8 +114,9 @@ class Album:
 
     def _remove(self, stem: str) -> None:
         """The sidecar first: without it the picture does not count."""
-        (self._folder / f"{stem}.json").unlink(missing_ok=True)
-        (self._folder / f"{stem}.jpg").unlink(missing_ok=True)
+        for kind in ("json", "jpg"):
+            for suffix in ("", _SEALED):
+                (self._folder / f"{stem}.{kind}{suffix}").unlink(missing_ok=True)
 
     def _look_round(self) -> None:
         """Count what is there, oldest first, and take away what is not whole."""
@@ -106,7 +127,7 @@ class Album:
             if entry.name.endswith(_PARTIAL):
                 Path(entry.path).unlink(missing_ok=True)
                 continue
-            stem, _, suffix = entry.name.rpartition(".")
+            stem, _, suffix = entry.name.removesuffix(_SEALED).rpartition(".")
             sizes.setdefault(stem, {})[suffix] = entry.stat().st_size
         for stem in sorted(sizes, key=lambda stem: int(stem.partition("-")[0])):
             self._next = int(stem.partition("-")[0]) + 1
@@ -118,3 +139,11 @@ class Album:
                 self._remove(stem)
         while self._shots and self._bytes > self._max_bytes:
             self._drop_oldest()
+
+
+def _taken_unix_s(stem: str) -> float:
+    """0 where the name tells no time that there is."""
+    try:
+        return calendar.timegm(time.strptime(stem.partition("-")[2], "%Y%m%dT%H%M%SZ"))
+    except ValueError:
+        return 0.0

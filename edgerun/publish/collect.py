@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _WAITING = 2
 """Pictures on their way to the disk; a third makes the older one give way."""
 _LOG_EVERY_NS = 60_000_000_000
+_LOOK_EVERY_S = 60.0
+"""How often the albums are looked through for what is too old."""
 _Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -42,6 +44,8 @@ class CollectPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most one picture in this time."""
     max_bytes: Annotated[int, Meta(ge=1)] = 256 << 20
     """Pictures and their sidecars together; the oldest give way."""
+    max_age_s: Annotated[float, Meta(gt=0)] | None = None
+    """Older ones are deleted; None: they stay."""
     quality: Annotated[int, Meta(ge=1, le=100)] = 92
     """Of the JPEG."""
 
@@ -60,7 +64,8 @@ class CollectSink:
 
     The picture is the one that was inferred, with the privacy masks in it. The publish thread copies it, a thread of
     the sink's own encodes and writes it: a slow disk costs pictures, counted in `dropped`, never results. Crops of a
-    cascade, windows of samples and reused answers are not kept.
+    cascade, windows of samples and reused answers are not kept. What is too old is deleted within a minute, also of an
+    earlier run.
     """
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +96,9 @@ class CollectSink:
         self._device = context.device
         self._clock: Clock = context.clock
         self._plans = dict(options.streams)
-        self._albums = {name: Album(Path(plan.folder), plan.max_bytes) for name, plan in self._plans.items()}
+        self._albums = {
+            name: Album(Path(plan.folder), plan.max_bytes, context.seal) for name, plan in self._plans.items()
+        }
         self._kept_ns: dict[str, int] = {}
         self._changed = threading.Condition()
         self._spare: list[Image] = []
@@ -159,9 +166,14 @@ class CollectSink:
 
     def _run(self) -> None:
         """The thread's body: until the slot is closed and empty."""
+        looked_ns: int | None = None
         while True:
+            now_ns = self._clock.mono_ns()
+            if looked_ns is None or now_ns - looked_ns >= _LOOK_EVERY_S * 1e9:
+                looked_ns = now_ns
+                self._delete_old()
             try:
-                shot = self._slot.take()
+                shot = self._slot.take(_LOOK_EVERY_S)
             except Closed:
                 return
             if shot is None:
@@ -183,6 +195,15 @@ class CollectSink:
         else:
             self.dropped += 1
             self._complain(shot.stream, OSError("it is larger than what may be kept, or the disk is nearly full"))
+
+    def _delete_old(self) -> None:
+        for name, plan in self._plans.items():
+            if plan.max_age_s is None:
+                continue
+            try:
+                self._albums[name].prune(self._clock.unix_s() - plan.max_age_s)
+            except OSError as error:
+                _log.warning("%s: old pictures cannot be deleted: %s", plan.folder, error.strerror or error)
 
     def _complain(self, stream: str, error: Exception) -> None:
         now_ns = self._clock.mono_ns()

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgerun.clock import Clock
 from edgerun.errors import ConfigError
-from edgerun.ports import SinkContext
+from edgerun.ports import Seal, SinkContext
 from edgerun.publish.draw import draw
 from edgerun.publish.film import Film, open_writer
 from edgerun.types import Image, Publication, Result
@@ -61,10 +61,18 @@ class PictureSink:
         self._cv2: Any = cv2
         self._options = options
         self._clock = context.clock
+        self._seal = context.seal
         self._films: dict[str, Film] = {}
         self._snapshots: dict[str, _Snapshot] = {}
         self._canvases: dict[str, Image] = {}
         self._closed = False
+        if options.save is not None and context.seal is not None:
+            raise ConfigError(
+                "a film is written as it grows and cannot be sealed",
+                where="--save",
+                got="state_key in [security]",
+                remedy="leave --save out, or take state_key out of a config that is for looking only",
+            )
         if options.save is not None:
             _check_target(Path(options.save), (".mp4",))
             _check_codec(cv2, Path(options.save), options.codec)
@@ -96,7 +104,7 @@ class PictureSink:
             if shot is None:
                 path = self._name(self._options.snapshot, stream, self._snapshots)
                 shot = self._snapshots[stream] = _Snapshot(
-                    self._cv2, path, self._options.snapshot_interval_s, self._clock
+                    self._cv2, path, self._options.snapshot_interval_s, self._clock, self._seal
                 )
             shot.offer(canvas, result, publication.age_ms, drawn=self._options.save is not None)
 
@@ -131,11 +139,15 @@ class PictureSink:
 
 
 class _Snapshot:
-    """The newest picture as a JPEG that is whole at any moment: written beside and renamed."""
+    """The newest picture as a JPEG that is whole at any moment: written beside and renamed.
 
-    def __init__(self, cv2: Any, path: Path, interval_s: float, clock: Clock) -> None:
+    Where there is something to seal with, it is sealed with the purpose "snapshot" and called `….jpg.sealed`.
+    """
+
+    def __init__(self, cv2: Any, path: Path, interval_s: float, clock: Clock, seal: Seal | None = None) -> None:
         self._cv2 = cv2
-        self._path = path
+        self._name, self._seal = path.name, seal
+        self._path = path if seal is None else path.with_name(path.name + ".sealed")
         self._interval_ns = round(interval_s * 1e9)
         self._clock = clock
         self._written_ns: int | None = None
@@ -161,7 +173,8 @@ class _Snapshot:
         try:
             if not done:
                 raise OSError("the picture cannot be encoded as a JPEG")
-            beside.write_bytes(jpeg.tobytes())
+            content = jpeg.tobytes()
+            beside.write_bytes(content if self._seal is None else self._seal(content, "snapshot", self._name))
             beside.replace(self._path)
         except OSError as error:
             beside.unlink(missing_ok=True)

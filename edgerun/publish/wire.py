@@ -23,6 +23,9 @@ from edgerun.types import (
 VERSION = 1
 """The `v` of the message; a breaking change makes it 2."""
 
+_CLOCK_SET_S = 1_735_689_600.0
+"""2025-01-01, before there was an edgerun: a clock that says less has not been set since the board was switched on."""
+
 _DROPS = ("skipped", "superseded")
 _WORDS = {
     "appeared": "appeared",
@@ -50,6 +53,7 @@ def encode_result(publication: Publication, device: str) -> bytes:
         "device": device,
         "stream": stamp.stream,
         "ts": round(stamp.captured_unix_s, 3),
+        **({"ts_src": "unset"} if stamp.captured_unix_s < _CLOCK_SET_S else {}),
         "mono_ns": stamp.captured_ns,
         "age_ms": round(publication.age_ms, 1),
         "latency_ms": {stage: round(latency_ns[stage] / 1e6, 2) for stage in STAGES if stage in latency_ns},

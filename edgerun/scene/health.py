@@ -91,7 +91,7 @@ class PictureHealth:
     @property
     def present(self) -> tuple[Fault, ...]:
         """The faults there are now."""
-        return tuple(fault for fault, lasting in self._faults.items() if lasting.present)
+        return tuple([fault for fault, lasting in self._faults.items() if lasting.present])
 
     def wants(self, captured_ns: int) -> bool:
         """Whether a picture captured then would be looked at: `LOOK_S` after the last."""

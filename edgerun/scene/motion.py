@@ -10,6 +10,7 @@ and Richefeu (2007). All rates are in time, not in frames.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -261,7 +262,9 @@ class _Light:
         watched = np.arange(math.prod(shape)) if watch is None else np.flatnonzero(watch)
         count = min(_FIT_POINTS, len(watched)) if len(watched) >= _FEWEST_FIT_POINTS else 0
         # Scattered, not every n-th: a grid could fall in with a fence or with the columns of the picture.
-        self._points = np.sort(np.random.default_rng(3).permutation(watched)[:count])
+        # Python's own generator: importing numpy's costs 3 MiB.
+        picked = np.array(random.Random(3).sample(range(len(watched)), count), np.intp)
+        self._points = np.sort(watched[picked])
         self._x, self._y, self._rest, self._weight, self._sorted = np.zeros((5, count), np.float32)
         self.gain, self.offset, self.spread = 1.0, 0.0, 0.0
         self.switched = False

@@ -39,7 +39,7 @@ class SignalHealth:
     def present(self) -> tuple[str, ...]:
         """The faults there are now."""
         faults = (("flat", self._flat), ("saturated", self._saturated))
-        return tuple(name for name, lasting in faults if lasting.present)
+        return tuple([name for name, lasting in faults if lasting.present])
 
     def look(self, window: NDArray[np.float32], captured_ns: int) -> tuple[Change, ...]:
         """`window`: `samples×channels` float32, finite, not kept; what began or ended with it. `ValueError` else."""

@@ -150,7 +150,7 @@ class Tracker:
                 shown.id = next(self._ids)
                 appeared.append(shown.track())
         return Tracks(
-            current=tuple(None if one is None or one.id == _NOBODY else one.track() for one in current),
+            current=tuple([None if one is None or one.id == _NOBODY else one.track() for one in current]),
             appeared=tuple(appeared),
             lost=lost,
         )
@@ -227,7 +227,7 @@ class Tracker:
         """Forget the marked objects; returns the tracks of those that had one."""
         if not any(gone):
             return ()
-        ended = tuple(one.track() for one, go in zip(self._objects, gone, strict=True) if go and one.id != _NOBODY)
+        ended = tuple([one.track() for one, go in zip(self._objects, gone, strict=True) if go and one.id != _NOBODY])
         self._objects = [one for one, go in zip(self._objects, gone, strict=True) if not go]
         self._motion.keep(np.logical_not(gone))
         return ended

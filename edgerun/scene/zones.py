@@ -79,7 +79,7 @@ class ZoneWatch:
 
     def names(self, track_id: int) -> tuple[str, ...]:
         """The zones the object is in, in the order of the config."""
-        return tuple(visit.zone.name for visit in self._visits.get(track_id, ()) if visit.since_ns is not None)
+        return tuple([visit.zone.name for visit in self._visits.get(track_id, ()) if visit.since_ns is not None])
 
     def forget(self, track: Track) -> Iterator[SceneEvent]:
         """The object is lost: it has left wherever it was, when it was seen last."""

@@ -1,7 +1,7 @@
 """Files sealed with AES-256-GCM: nobody without the key reads them, and no change to them goes unseen.
 
-A sealed file is a header and chunks, each encrypted on its own (STREAM of Hoang, Reyhanitabar, Rogaway and Vizár, CRYPTO
-2015, with the nonce laid out as age does), so that a file of any size needs one chunk of memory:
+A sealed file is a header and chunks, each encrypted on its own (STREAM of Hoang, Reyhanitabar, Rogaway and Vizár,
+CRYPTO 2015, with the nonce laid out as age does), so that a file of any size needs one chunk of memory:
 
     8 bytes   `MAGIC`, its last byte the version of the format
     1 byte    length of a chunk of plain text, as a power of 2
@@ -88,7 +88,9 @@ class SealingKey:
     def derive(self, salt: bytes, info: bytes) -> Any:
         """The cipher (`AESGCM`) of a key that HKDF-SHA-256 makes of this one. Raises `MissingError`."""
         aes, hkdf, sha256 = _cryptography()
-        return aes(hkdf(algorithm=sha256(), length=KEY_BYTES, salt=salt, info=b"edgerun seal " + info).derive(self._bytes))
+        return aes(
+            hkdf(algorithm=sha256(), length=KEY_BYTES, salt=salt, info=b"edgerun seal " + info).derive(self._bytes)
+        )
 
     def __repr__(self) -> str:
         return f"SealingKey({self.id.hex()})"
@@ -105,6 +107,11 @@ def is_sealed(head: bytes) -> bool:
 def seal(plain: bytes, key: SealingKey, purpose: str, name: str) -> bytes:
     """`plain`, sealed as what it is for and what it is called. Raises `MissingError` without the extra `security`."""
     return b"".join(_sealed(_split(plain), key, purpose, name))
+
+
+def seal_as(key: SealingKey, plain: bytes, purpose: str, name: str) -> bytes:
+    """`seal` with the key first, to be bound: `ports.Seal`."""
+    return seal(plain, key, purpose, name)
 
 
 def unseal(sealed: bytes, key: SealingKey, purpose: str, name: str, where: object = None) -> bytes:
@@ -136,11 +143,11 @@ def seal_file(source: Path, target: Path, key: SealingKey, purpose: str, name: s
 def open_sealed(path: Path, key: SealingKey, purpose: str, name: str, max_bytes: int = MAX_BYTES) -> bytes:
     """What the sealed file at `path` holds; in memory only. Raises `OSError`, `SealError`."""
     with path.open("rb") as file:
-        content = file.read(2 * max_bytes + _HEAD.size)  # tags of chunks of 512 bytes take a 32nd; a bound, not a format
-    plain = unseal(content, key, purpose, name, path)
-    if len(plain) > max_bytes:
-        raise SealError("too large", where=path, expected=f"at most {max_bytes} bytes", got=len(plain))
-    return plain
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes + _HEAD.size + (max_bytes // (1 << _POWERS[0]) + 1) * _TAG_BYTES:
+            raise SealError("too large", where=path, expected=f"at most {max_bytes} bytes", got=f"{size} bytes")
+        content = file.read()
+    return unseal(content, key, purpose, name, path)
 
 
 class RecordSealer:

@@ -73,7 +73,9 @@ def check_bound(listen: str, has_token: bool, where: str) -> None:
     try:
         address = ipaddress.ip_address(listen)
     except ValueError:
-        raise ConfigError("it is served on an address", where=where, expected="an IP address", got=repr(listen)) from None
+        raise ConfigError(
+            "it is served on an address", where=where, expected="an IP address", got=repr(listen)
+        ) from None
     if not has_token and not address.is_loopback:
         raise ConfigError(
             "served to other machines without a token",

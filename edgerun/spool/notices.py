@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 _MAX = 100
 _WHY: dict[Reason, str] = {
     "spool_full": "the spool is at its bound",
-    "disk_full": "the disk is full",
+    "disk_full": "the disk has no more room for them",
     "expired": "older than max_age",
 }
 

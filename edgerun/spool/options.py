@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from edgerun.errors import ConfigError
+from edgerun.security.sealing import SealingKey
 
 Durability = Literal["outage", "always"]
 
@@ -35,6 +36,8 @@ class SpoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Spooled messages a second, at most, behind live ones."""
     segment_bytes: int = 1 << 20
     """Of one file; what is dropped at the bound is a whole one. At most an eighth of `max_bytes`."""
+    key: SealingKey | None = None
+    """What messages are sealed with on disk; None: they lie there as they are."""
 
     def __post_init__(self) -> None:
         for name, lowest in (("max_bytes", 1 << 16), ("sync_ms", 0), ("segment_bytes", 4096), ("min_free_bytes", 0)):

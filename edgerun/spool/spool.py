@@ -91,7 +91,9 @@ class Spool(Lanes):
             self._thread.start()
 
     def drop_waiting(self) -> int:
-        """The end of the process: what the disk has is kept, the rest is lost, counted as `stopped`."""
+        """The end of the process: what the disk has is kept, the rest is counted as `stopped`. Returns how many of
+        those that were to be kept are lost; what only holds while it runs (states, answers) the next start says anew.
+        """
         thread = self._thread
         if thread is None:
             return super().drop_waiting()
@@ -104,6 +106,7 @@ class Spool(Lanes):
             _log.error("%s: the disk does not answer; what it was not given yet is lost", self._options.folder)
         with self._changed:
             left = len(self._lanes[1]) + len(self._away)
+            lost = len(self._away) + sum(e.message.keep is not None and e.place is None for e in self._lanes[1])
             self._backlog += len(self._ahead)
             for lane in (self._lanes[1], self._away, self._ahead):
                 lane.clear()
@@ -113,7 +116,7 @@ class Spool(Lanes):
             if self._backlog:
                 _log.info("%s: %d messages wait there for the next start", self._options.folder, self._backlog)
             self._changed.notify_all()
-        return left
+        return lost
 
     def spool_stats(self) -> SpoolStats:
         """Thread-safe."""
@@ -129,6 +132,12 @@ class Spool(Lanes):
     def wait_tried(self, timeout_s: float) -> bool:
         """Whether the folder was opened, or refused, within that time: `take_notices` then knows of the run before."""
         return self._tried.wait(timeout_s)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the folder is open and takes what is given to it."""
+        with self._changed:
+            return self._store is not None and self._notices.broken is None
 
     @property
     def turned_ns(self) -> int:
@@ -158,7 +167,7 @@ class Spool(Lanes):
         with self._changed:
             if self._unsynced_ns is not None:
                 due_ns = min(due_ns, self._unsynced_ns + self._options.sync_ms * 1_000_000)
-            if self._acks:
+            if self._acks or (self._store is not None and self._store.acks_wait):
                 due_ns = min(due_ns, self._acks_ns)
             if self._store is not None and not self._always and (live := self._live()):
                 due_ns = min(due_ns, max(live[0].put_ns + _LATE_NS, now_ns + _LOOK_NS))
@@ -197,9 +206,9 @@ class Spool(Lanes):
         except OSError as error:
             raise DeviceError(
                 "the spool's folder cannot be used",
-                where=self._options.folder,
+                where=error.filename or self._options.folder,
                 got=error.strerror or str(error),
-                remedy="make it writable for edgerun's user, or name another place in STATE_DIRECTORY",
+                remedy="make it, and all in it, writable for edgerun's user, or name another place in STATE_DIRECTORY",
             ) from error
         with self._changed:
             self._store = store
@@ -315,15 +324,21 @@ class Spool(Lanes):
     def _read_ahead(self, store: Store) -> None:
         with self._changed:
             wanted = AHEAD - len(self._ahead) if self._window and self._backlog else 0
+            if wanted < AHEAD // 2:
+                return
             live_from = dict(self._live_from)
-        if wanted < AHEAD // 2:
-            return
+            acks, self._acks = self._acks, []
+        for kind, n in acks:  # what the broker has is not read: of a link that is lost already it may be unsaid still
+            store.ack(kind, n)
         records, lost = store.read(wanted, live_from)
         now_ms = self._unix_ms()
         with self._changed:
             in_memory = {entry.place for entry in self._live()}
+            acked = set(self._acks)
             for kind, record in records:
                 place = (kind, record.n)
+                if place in acked:
+                    continue
                 if place in in_memory:
                     self._overtaken.add(place)
                     continue

@@ -15,6 +15,7 @@ from edgerun.spool.files import Files
 from edgerun.spool.log import SUFFIX, Log
 from edgerun.spool.options import SpoolOptions
 from edgerun.spool.record import MAGIC, Record, is_of_this_version, version_of
+from edgerun.spool.sealed import MORE_BYTES, Sealed
 
 ASIDE = "aside"
 """The folder inside for what cannot be read: for a person to look at, never deleted nor read by edgerun."""
@@ -74,6 +75,7 @@ class Store:
 
     def __init__(self, options: SpoolOptions, files: Files | None = None) -> None:
         self._options = options
+        self._sealed = Sealed(options.key)
         self._files = files if files is not None else Files()
         self._folder = options.folder
         self._lock = -1
@@ -165,7 +167,9 @@ class Store:
             at = end = len(places)
             kind, need = news[at].kind, 0
             while end < len(news) and news[end].kind == kind and need < self._options.segment_bytes:
-                need += len(news[end].payload) + len(news[end].topic) + 64
+                need += (
+                    len(news[end].payload) + len(news[end].topic) + 64 + MORE_BYTES * (self._options.key is not None)
+                )
                 end += 1
             try:
                 places += self._append(kind, news[at:end], need, release, dropped)
@@ -177,9 +181,12 @@ class Store:
         self, kind: Kind, batch: Sequence[New], need: int, release: Release, dropped: list[Dropped]
     ) -> Sequence[int | Reason]:
         """What the disk has no room for makes the oldest of the lowest class go, as the bound of our own does."""
-        if not self._room(kind, need, release, dropped):
-            return ["spool_full"] * len(batch)
-        records = [(self._order + i, new.unix_ms, new.topic, new.payload) for i, new in enumerate(batch)]
+        if why := self._room(kind, need, release, dropped):
+            return [why] * len(batch)
+        records = [
+            (order, new.unix_ms, *self._sealed.close(kind, order, new.unix_ms, new.topic, new.payload))
+            for order, new in enumerate(batch, self._order)
+        ]
         for _ in range(_RETRIES):
             try:
                 first = self.logs[kind].append(records)
@@ -235,7 +242,12 @@ class Store:
             record, gone = self.logs[kind].read()
             lost += gone
             if record is not None:
-                records.append((kind, record))
+                opened = self._sealed.open(kind, record)
+                if opened is None:
+                    self.ack(kind, record.n)
+                    lost += 1
+                else:
+                    records.append((kind, opened))
         return records, lost
 
     def make_room(self, now_ms: int, release: Release) -> list[Dropped]:
@@ -287,18 +299,24 @@ class Store:
         self._files.make_folder(folder)
         self._files.rename(path, folder / path.name)
 
-    def _room(self, kind: Kind, need: int, release: Release, dropped: list[Dropped]) -> bool:
-        """Make room for `need` bytes of `kind` at the cost of the oldest of the lowest class, none above it."""
-        while self.size + need > self._cap():
-            if not self._drop_one(kind, release, dropped, "spool_full"):
-                return False
-        return True
+    def _room(self, kind: Kind, need: int, release: Release, dropped: list[Dropped]) -> Reason | None:
+        """Make room for `need` bytes of `kind` at the cost of the oldest of the lowest class, none above it; or say
+        what stands in the way.
+        """
+        while True:
+            cap, reason = self._cap()
+            if self.size + need <= cap:
+                return None
+            if not self._drop_one(kind, release, dropped, reason):
+                return reason
 
-    def _cap(self) -> int:
+    def _cap(self) -> tuple[int, Reason]:
+        """Of all files, and whose bound that is: our own, or the disk's."""
         own = self.size
         free = self._files.free_bytes(self._folder) + own
         options = self._options
-        return min(options.max_bytes, round(options.free_share * free), max(0, free - options.min_free_bytes))
+        of_disk = min(round(options.free_share * free), max(0, free - options.min_free_bytes))
+        return (of_disk, "disk_full") if of_disk < options.max_bytes else (options.max_bytes, "spool_full")
 
     def _drop_one(self, kind: Kind, release: Release, dropped: list[Dropped], reason: Reason) -> bool:
         lower = KINDS[: KINDS.index(kind) + 1]

@@ -47,8 +47,33 @@ class Reference(msgspec.Struct, frozen=True):
     scores: Annotated[tuple[_Share, ...], Meta(min_length=SCORE_BINS, max_length=SCORE_BINS)]
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """A tally as it is kept: `labels` → how many, and the sums of their scores and of the scores' squares."""
+
+    labels: Annotated[
+        dict[str, tuple[Annotated[int, Meta(ge=1, le=1 << 53)], float, float]], Meta(max_length=MOST_LABELS + 1)
+    ]
+    scores: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=1 << 53)], ...], Meta(min_length=SCORE_BINS, max_length=SCORE_BINS)
+    ]
+
+
 class Tally:
     """Observations counted: per label, and by score. Constant memory. Not for two threads at once."""
+
+    @classmethod
+    def of(cls, counts: Counts) -> Tally:
+        """The tally whose `counts` they are."""
+        tally = cls()
+        tally.labels = {label: list(sums) for label, sums in counts.labels.items()}
+        tally.scores = list(counts.scores)
+        tally.count = sum(tally.scores)
+        return tally
+
+    def counts(self) -> Counts:
+        """As it is kept."""
+        labels = {label: (round(sums[0]), sums[1], sums[2]) for label, sums in self.labels.items()}
+        return Counts(labels, tuple(self.scores))
 
     def __init__(self) -> None:
         self.count = 0

@@ -161,12 +161,15 @@ def info(
     streams: Mapping[str, Sequence[str]],
     accelerators: Mapping[str, str],
     root: Path = Path("/"),
+    security: Mapping[str, Any] | None = None,
+    policy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The birth certificate on `…/info`.
 
     `runtimes` as the engines name themselves ("litert 2.3.0"), `models` by their name in the config, `streams` as
-    {stream: names of its models}, `accelerators` as {engine: accelerator in use}. Boot id and board are read below
-    `root`, and left out where the machine has none.
+    {stream: names of its models}, `accelerators` as {engine: accelerator in use}, `security` as who may read and change
+    what, `policy` as what leaves the device and what it keeps. Boot id and board are read below `root`, and left out
+    where the machine has none.
     """
     out: dict[str, Any] = {"v": VERSION, "device": device, "ts": round(ts, 3), "run": run}
     out |= _known(boot_id=boot_id(root), board=board(root))
@@ -180,6 +183,10 @@ def info(
         stream: {"model": names[0]} if len(names) == 1 else {"models": list(names)} for stream, names in streams.items()
     }
     out["accelerators"] = dict(accelerators)
+    if security:
+        out["security"] = dict(security)
+    if policy:
+        out["data_policy"] = dict(policy)
     return out
 
 

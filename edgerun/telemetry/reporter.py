@@ -38,6 +38,9 @@ class ReportedDevice(msgspec.Struct, frozen=True):
     prefix: str
     streams: Mapping[str, Sequence[str]]
     engines: Mapping[str, EngineReport]
+    security: Mapping[str, Any] = {}
+    policy: Mapping[str, Any] = {}
+    """What leaves the device, and what it keeps."""
 
     def topic(self, rest: str) -> str:
         """`<prefix>/<device>/<rest>`."""
@@ -80,7 +83,23 @@ class Reporter:
         self._next_state_ns = now_ns
         self._next_telemetry_ns = now_ns + self._interval_ns
         self._events = self._telemetries = 0
+        self.latest: Mapping[str, Any] = {}
+        """The telemetry that was sent last."""
         self._busy_before_ns = dict.fromkeys(device.engines, 0)
+
+    @property
+    def device(self) -> ReportedDevice:
+        """Who reports, and what it consists of."""
+        return self._device
+
+    def renew(self, device: ReportedDevice) -> None:
+        """The device consists of something else from now on; its id and its run stay."""
+        self._busy_before_ns = {name: self._busy_before_ns.get(name, 0) for name in device.engines}
+        self._device, self._accounts = device, _accounts(device.streams)
+
+    def clear_state(self, broker: Broker, stream: str) -> None:
+        """Have the broker forget a stream that is no longer there."""
+        broker.publish(self._device.topic(f"state/{stream}"), b"", qos=1, retain=True)
 
     @property
     def engines(self) -> Mapping[str, EngineReport]:
@@ -114,6 +133,8 @@ class Reporter:
             models={name: engine.model for name, engine in engines.items()},
             streams=self._device.streams,
             accelerators={name: engine.info().accelerator for name, engine in engines.items()},
+            security=self._device.security,
+            policy=self._device.policy,
         )
         states = [self._state(name, state) for name, state in self._states.all().items()]
         return [(self._device.topic("info"), msgspec.json.encode(info)), *states]
@@ -157,6 +178,7 @@ class Reporter:
             **groups,
         )
         self._telemetries += 1
+        self.latest = body
         return body
 
     def _known_of(self, account: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class StateKeeper:
     broken = False
 
     def __init__(self, accelerators: Mapping[str, str], clock: Clock | None = None) -> None:
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._stalls = {name: LastHour(clock) for name in accelerators}
         self._reconnects = {name: LastHour(clock) for name in accelerators}
@@ -56,6 +56,8 @@ class StateKeeper:
         found = result.answer.detections
         counts = dict(Counter(detection.label for detection in found)) if found is not None else None
         with self._lock:
+            if result.stamp.stream not in self._now:  # it was removed while this was on its way
+                return
             seen = {"counts": counts} if self._now[result.stamp.stream].state in _SEEING else {}
             self._update(result.stamp.stream, accelerator=result.model.accelerator, **seen)
 
@@ -77,6 +79,22 @@ class StateKeeper:
             if state == "running" and held:  # frames come again, and it still does less than it could
                 state, reason = "degraded", held
             self._update(stream, state=state, reason=reason, **known)
+
+    def add(self, stream: str, accelerator: str) -> None:
+        """One more stream, or one that begins anew: no frame has come yet."""
+        with self._lock:
+            self._stalls.setdefault(stream, LastHour(self._clock))
+            self._reconnects.setdefault(stream, LastHour(self._clock))
+            self._faults[stream] = ()
+            self._now[stream] = StreamState(accelerator=accelerator)
+            self._changed.add(stream)
+
+    def remove(self, stream: str) -> None:
+        """Forget a stream that is no longer there."""
+        with self._lock:
+            for known in (self._stalls, self._reconnects, self._faults, self._now, self._held):
+                known.pop(stream, None)
+            self._changed.discard(stream)
 
     def interruptions(self, stream: str) -> dict[str, int]:
         """How often the stream stalled in the last hour, and how often came again: `stalls_1h`, `reconnects_1h`."""
@@ -106,7 +124,7 @@ class StateKeeper:
     def set_fault(self, stream: str, fault: str, present: bool) -> None:
         """Something is wrong with what the camera or sensor sees (`frozen`, `dark` …), or is no longer."""
         with self._lock:
-            others = tuple(one for one in self._faults[stream] if one != fault)
+            others = tuple([one for one in self._faults[stream] if one != fault])
             self._faults[stream] = (*others, fault) if present else others
 
     def faults(self, stream: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from edgerun.errors import BrokerError, EdgerunError
 _log = logging.getLogger(__name__)
 
 _KINDS = ("status", "info", "state/+", "telemetry", "event")
+_RESULTS = "detections/+"
 _LONGEST_PACKET = 2 << 20  # an MQTT 5 broker keeps longer messages to itself
 _RECONNECT_S = (1, 30)
 
@@ -24,13 +25,22 @@ _RECONNECT_S = (1, 30)
 class Listener:
     """Brings what devices say to `take(topic, payload)`, called by the thread of paho. Reconnects by itself.
 
-    `options.client_id` is not used: a watcher has a name of its own. `device`: only that one's messages.
+    `options.client_id` is not used: a watcher has a name of its own. `device`: only that one's messages. `results`:
+    these, too.
     """
 
-    def __init__(self, options: BrokerOptions, take: Callable[[str, bytes], None], device: str | None = None) -> None:
+    def __init__(
+        self,
+        options: BrokerOptions,
+        take: Callable[[str, bytes], None],
+        device: str | None = None,
+        *,
+        results: bool = False,
+    ) -> None:
         self._options, self._take = options, take
         self._address = parse_address(options.url)
-        self._filters = [f"{options.prefix}/{device or '+'}/{kind}" for kind in _KINDS]
+        front = f"{options.prefix}/{device or '+'}/"
+        self._filters = [(front + kind, 1) for kind in _KINDS] + [(front + _RESULTS, 0)] * results
         self._answered = threading.Event()
         self._subscribed = threading.Event()
         self._refusal: tuple[int, str] | None = None
@@ -102,7 +112,7 @@ class Listener:
             client.disconnect()  # else it would try for ever
         else:
             self.connected = True
-            client.subscribe([(one, 1) for one in self._filters])
+            client.subscribe(self._filters)
         self._answered.set()
 
     def _on_disconnect(self, *_: Any) -> None:

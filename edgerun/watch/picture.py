@@ -22,6 +22,38 @@ _LONGEST_NAME = 64
 _MOST_DEVICES = 1000
 _MOST_STREAMS = 200
 _MOST_EVENTS = 100
+_QUICK_S, _SLOW_S = 5, 30
+_NS = 1_000_000_000
+_REPLAYED = b'{"replayed":true'
+
+
+class Arrivals:
+    """How many came in each of the last 30 whole seconds. Not for two threads at once."""
+
+    def __init__(self, since_ns: int) -> None:
+        self._counts = [0] * (_SLOW_S + 1)
+        self._first = self._second = since_ns // _NS
+
+    def add(self, at_ns: int) -> None:
+        """One came now."""
+        self._forget(at_ns)
+        self._counts[self._second % len(self._counts)] += 1
+
+    def rate(self, now_ns: int) -> float | None:
+        """A second: over the last five where so many came in them, else over the last 30; None at first."""
+        self._forget(now_ns)
+        known = min(_SLOW_S, self._second - self._first)
+        if known < _QUICK_S:
+            return None
+        newest = [self._counts[(self._second - 1 - back) % len(self._counts)] for back in range(known)]
+        quick = sum(newest[:_QUICK_S])
+        return quick / _QUICK_S if quick >= _QUICK_S else sum(newest) / known
+
+    def _forget(self, now_ns: int) -> None:
+        now = now_ns // _NS
+        for second in range(self._second + 1, min(now, self._second + len(self._counts)) + 1):
+            self._counts[second % len(self._counts)] = 0
+        self._second = max(self._second, now)
 
 
 class Picture:
@@ -37,9 +69,15 @@ class Picture:
         self._lock = threading.Lock()
         self._devices: dict[str, dict[str, Any]] = {}
         self._told_ns: dict[str, int] = {}
+        self._live_since_ns: int | None = None
+        self._arrivals: dict[tuple[str, str], Arrivals] = {}
         self._events: deque[dict[str, Any]] = deque(maxlen=_MOST_EVENTS)
         self._refused = 0
         self._version = 0
+
+    def live(self) -> None:
+        """Results come, too, from now on: `live_fps` is known of streams of which some did."""
+        self._live_since_ns = self._clock.mono_ns()
 
     @property
     def version(self) -> int:
@@ -68,7 +106,8 @@ class Picture:
         """The whole as plain values for JSON: `devices` by id, `events` newest first, `refused` messages.
 
         What a device has not said is left out. A device's `streams` are by account (`stream`, or `stream/model` of
-        several models); `telemetry_age_s` is how long ago it told.
+        several models); `telemetry_age_s` is how long ago it told. `fps` is telemetry's; `live_fps`, of streams with
+        one model, what comes here now.
         """
         with self._lock:
             now_ns = self._clock.mono_ns()
@@ -78,7 +117,11 @@ class Picture:
                 out = {key: value for key, value in one.items() if key not in ("states", "accounts")}
                 if name in self._told_ns:
                     out["telemetry_age_s"] = round((now_ns - self._told_ns[name]) / 1e9, 1)
-                out["streams"] = _joined(one.get("states", {}), one.get("accounts", {}))
+                out["streams"] = streams = _joined(one.get("states", {}), one.get("accounts", {}))
+                for stream in streams:
+                    arrivals = self._arrivals.get((name, stream))
+                    if arrivals is not None and (live_fps := arrivals.rate(now_ns)) is not None:
+                        streams[stream] = {**streams[stream], "live_fps": live_fps}
                 devices[name] = out
             return {"v": 1, "devices": devices, "events": list(self._events), "refused": self._refused}
 
@@ -91,6 +134,8 @@ class Picture:
                 return False
             self._of(device)["status"] = payload.decode()
             return True
+        if kind == "detections" and name:
+            return self._result(device, clean(name, _LONGEST_NAME), payload)
         told = _object(payload)
         if told is None:
             return False
@@ -108,6 +153,18 @@ class Picture:
 
     def _of(self, device: str) -> dict[str, Any]:
         return self._devices.setdefault(device, {})
+
+    def _result(self, device: str, stream: str, payload: bytes) -> bool:
+        """Counted, not read: there may be thousands a second. One from the spool is no news."""
+        arrivals = self._arrivals.get((device, stream))
+        if arrivals is None:
+            states = self._of(device).get("states", {})
+            if self._live_since_ns is None or stream not in states:  # bounded as these are
+                return True
+            arrivals = self._arrivals[device, stream] = Arrivals(self._live_since_ns)
+        if not payload.startswith(_REPLAYED):
+            arrivals.add(self._clock.mono_ns())
+        return True
 
     def _state(self, device: str, stream: str, told: Mapping[str, Any]) -> bool:
         states = self._of(device).setdefault("states", {})

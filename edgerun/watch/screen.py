@@ -71,7 +71,8 @@ def _stream(name: str, told: Mapping[str, Any]) -> Line:
     state = told.get("state", "?")
     ages = told.get("age_ms", {})
     age = f"{_whole(ages.get('p50'))}/{_whole(ages.get('p99'))}" if ages else "–"
-    fps = f"{told['fps']:.1f}" if "fps" in told else "–"
+    rate = told.get("live_fps", told.get("fps"))
+    fps = "–" if rate is None else f"{rate:.1f}"
     dropped = told.get("dropped", {})
     drops = " ".join(f"{_SHORT[fate]} {_count(count)}" for fate, count in dropped.items() if count) or "–"
     if state in _ALARMING and "reason" in told:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from edgerun.bench.energy import RoundWatch
-from edgerun.bench.engine import Report, Round
+from edgerun.bench.engine import Plan, Report, Round, Session
+from edgerun.bench.subject import Subject
 from edgerun.cli.bench_text import report_lines
 from tests.boards import tree
+from tests.infer.onnx_models import quantised_convolution
 
 RAPL = "sys/class/powercap/intel-rapl:0"
 RANGE_UJ = 262_143_328_850
@@ -87,6 +89,37 @@ def test_a_round_that_was_slowed_down_is_unfit(file: str, before: str, after: st
     (tmp_path / file).write_text(after + "\n")
     assert watch.end().slowed == (reason,)
     watch.close()
+
+
+def test_a_bench_of_a_model_counts_its_energy_and_is_unfit_where_the_machine_throttled(tmp_path: Path) -> None:
+    """The counter goes on by 1 J with each inference; in the second of two rounds the Raspberry Pi throttles."""
+    flags = "sys/devices/platform/soc/soc:firmware/get_throttled"
+    model, root = tmp_path / "convolution.onnx", tmp_path / "board"
+    model.write_bytes(quantised_convolution())
+    root.mkdir()
+    board = machine(rapl(1_000_000) + f"== {flags} = 0\n", root)
+    plan = Plan(warmup=1, rounds=2, iterations=3, duration_s=None)
+    session = Session(Subject(str(model)), plan, board)
+    look = session._open.run
+    counted = [1_000_000]
+
+    def used(batch: int) -> object:
+        counted[0] += 1_000_000
+        (root / RAPL / "energy_uj").write_text(f"{counted[0]}\n")
+        return look(batch)
+
+    session._open.run = used  # type: ignore[method-assign,assignment]
+    rounds = [session.run_round()]
+    (root / flags).write_text("4\n")
+    rounds.append(session.run_round())
+    report = session.report(rounds)
+    session.close()
+    assert [one.energy_j for one in rounds] == [pytest.approx(1.0)] * 2
+    assert [one.slowed for one in rounds] == [[], ["throttled"]]
+    assert (report.energy_source, report.unfit) == ("rapl", ["throttled"])
+    text = "\n".join(report_lines(report))
+    assert "UNFIT to be compared" in text
+    assert "rapl" in text
 
 
 def test_a_report_says_what_its_energy_is_beyond_and_whether_it_is_unfit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -47,11 +48,11 @@ def publish(broker: mosquitto.Broker, topic: str, message: Any) -> None:
 
 
 @contextlib.contextmanager
-def running(broker: mosquitto.Broker, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def running(broker: mosquitto.Broker, folder: Path, interval: str = "1s") -> Iterator[subprocess.Popen[str]]:
     """A real device, dock-7, with one stream of the clip."""
     config = folder / "edgerun.toml"
     config.write_text(
-        f'device.id = "dock-7"\nmqtt = {{ url = "{broker.url}", telemetry_interval = "1s" }}\n'
+        f'device.id = "dock-7"\nmqtt = {{ url = "{broker.url}", telemetry_interval = "{interval}" }}\n'
         f'[models.detector]\npath = "{DETECTOR}"\n'
         f'[streams.dock]\nsource = "{CLIP}"\nloop = true\nmodel = "detector"\n'
     )
@@ -166,6 +167,18 @@ def test_in_a_terminal_a_person_sees_the_run_and_q_quits(tmp_path: Path) -> None
             screen.press("q")
             text = screen.wait(lambda t: "exit 0" in t)
             assert "dock-7" not in text, "the terminal is not as it was"
+
+
+@needs_rich
+def test_rates_are_live_though_telemetry_is_seldom(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(mosquitto.broker())
+        stack.enter_context(running(broker, tmp_path, interval="1h"))
+        with terminal.tmux(shlex.join(command("--broker", broker.url)), tmp_path) as screen:
+            text = screen.wait(lambda t: re.search(r"dock +running +[1-9]\d*\.\d", t))
+            assert "MiB" not in text, "no telemetry has come"
+            screen.press("q")
+            screen.wait(lambda t: "exit 0" in t)
 
 
 @needs_rich

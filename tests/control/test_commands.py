@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from edgerun.app.commanding import Commanding
 from edgerun.broker.connection import Connection
 from edgerun.clock import SystemClock
-from edgerun.control.commands import Command, Commands
+from edgerun.control.commands import Commands
+from edgerun.control.desk import Command, Desk
 from edgerun.errors import ConfigError
 from edgerun.pipeline.notice import Asked, NoticeBoard, StopRequested
 from edgerun.pipeline.pipeline import Pipeline
@@ -56,7 +57,7 @@ class Wire:
         return True
 
 
-def fed(*messages: Incoming) -> tuple[Wire, list[Command], Commands]:
+def fed(*messages: Incoming) -> tuple[Wire, list[Command], Desk]:
     """Everything the messages come to, up to the hand-over."""
     wire, taken, done = Wire(), [], []
 
@@ -66,13 +67,14 @@ def fed(*messages: Incoming) -> tuple[Wire, list[Command], Commands]:
             raise ConfigError("it cannot be")
         return {"times": len(done)}
 
-    commands = Commands(wire, ROOT, {"pause": act})
+    desk = Desk({"pause": act})
+    commands = Commands(wire, ROOT, desk)
     assert wire.inbox is not None
     for message in messages:
         wire.inbox.put(message)
     commands.close()
     commands.run(taken.append)
-    return wire, taken, commands
+    return wire, taken, desk
 
 
 def message(payload: bytes = b"", verb: str = "pause", **how: Any) -> Incoming:
@@ -80,15 +82,15 @@ def message(payload: bytes = b"", verb: str = "pause", **how: Any) -> Incoming:
 
 
 def test_a_command_is_done_and_answered() -> None:
-    wire, taken, commands = fed(message(b'{"stream": "dock"}', response_topic="me/answers", correlation=b"7"))
-    commands.do(taken[0])
+    wire, taken, desk = fed(message(b'{"stream": "dock"}', response_topic="me/answers", correlation=b"7"))
+    desk.do(taken[0])
     assert wire.sent == [("me/answers", {"v": 1, "verb": "pause", "ok": True, "times": 1}, b"7")]
 
 
 def test_the_same_id_is_the_same_command() -> None:
-    wire, taken, commands = fed(*[message(b'{"id": "a"}')] * 3, message(b'{"id": "b"}'), message(), message())
+    wire, taken, desk = fed(*[message(b'{"id": "a"}')] * 3, message(b'{"id": "b"}'), message(), message())
     for command in taken:
-        commands.do(command)
+        desk.do(command)
     assert [(body.get("id"), body["times"]) for _, body, _ in wire.sent] == [
         ("a", 1), ("a", 1), ("a", 1), ("b", 2), (None, 3), (None, 4),
     ]  # fmt: skip
@@ -113,9 +115,9 @@ def test_the_same_id_is_the_same_command() -> None:
     ],
 )
 def test_what_cannot_be_done_is_answered(sent: Incoming, error: str) -> None:
-    wire, taken, commands = fed(sent)
+    wire, taken, desk = fed(sent)
     for command in taken:
-        commands.do(command)
+        desk.do(command)
     ((_, body, _),) = wire.sent
     assert body["ok"] is False
     assert error in body["error"]
@@ -160,8 +162,8 @@ def test_a_flood_does_not_wait_before_a_notice_of_something_else() -> None:
 
 
 def test_a_response_topic_nobody_can_publish_to() -> None:
-    wire, taken, commands = fed(message(response_topic="a/#"))
-    commands.do(taken[0])
+    wire, taken, desk = fed(message(response_topic="a/#"))
+    desk.do(taken[0])
     assert wire.sent[0][0] == f"{ROOT}/cmd/pause/result"
 
 
@@ -169,9 +171,9 @@ def test_a_response_topic_nobody_can_publish_to() -> None:
     lambda value: json.dumps(value).encode()))  # fmt: skip
 @settings(deadline=None)
 def test_no_payload_does_more_than_be_refused(payload: bytes) -> None:
-    _, taken, commands = fed(message(payload))
+    _, taken, desk = fed(message(payload))
     for command in taken:
-        commands.do(command)
+        desk.do(command)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from tests.mosquitto import wait_until
 
 QUICK = {"reconnect_max_s": 0.1, "connect_timeout_s": 2.0, "ack_timeout_s": 1.0, "takeover_delay_s": 0.1}
 LATE_S = 60.0
+BESIDE = "cccccccc"
+"""The run of `Site.start_beside`."""
 
 
 class Arrival(NamedTuple):
@@ -34,6 +37,14 @@ class Arrival(NamedTuple):
     stream: str
     sent_ns: int
     came_ns: int
+
+
+class Line(NamedTuple):
+    """What the journal says of one publication."""
+
+    ns: int
+    connected: bool
+    unacked: int
 
 
 class _Result(msgspec.Struct):
@@ -92,6 +103,7 @@ class Site:
         self.folder, self.durability, self._told = folder, durability, told
         self.runs: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._beside: subprocess.Popen[bytes] | None = None
         self.killed: dict[str, int] = {}
         self.certain: dict[str, int | None] = {}
 
@@ -105,6 +117,9 @@ class Site:
             finally:
                 if self._process is not None:
                     self.kill()
+                if self._beside is not None:
+                    self._beside.kill()
+                    self._beside.wait()
                 self.consumer.close()
 
     @property
@@ -121,6 +136,14 @@ class Site:
         }  # fmt: skip
         how["spool"] = {**spool, **how.get("spool", {})}
         self._process = subprocess.Popen([sys.executable, "-m", "tests.delivery.publisher", json.dumps(how)])
+
+    def start_beside(self, rate: int) -> None:
+        """Another device on the same line that has nothing to replay: what it suffers too is the machine's doing."""
+        how = {
+            "url": self.line.url, "folder": str(self.folder / "beside"), "run": BESIDE, "rate": rate,
+            "journal": str(self.folder / f"{BESIDE}.journal"), "broker": QUICK, "device": "beside",
+        }  # fmt: skip
+        self._beside = subprocess.Popen([sys.executable, "-m", "tests.delivery.publisher", json.dumps(how)])
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -142,14 +165,31 @@ class Site:
         self.published(0)
         process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        code = process.wait(40)
+        assert code == 0, code
 
-    def journal(self, run: str | None = None) -> dict[int, tuple[int, bool]]:
-        """Number → (monotonic ns, with a link) of everything `publish` returned from."""
+    def journal(self, run: str | None = None) -> dict[int, Line]:
+        """Everything `publish` returned from, by number."""
         path = self.folder / f"{run or self.runs[-1]}.journal"
         data = path.read_bytes() if path.exists() else b""
         lines = LINE.iter_unpack(data[: len(data) // LINE.size * LINE.size])
-        return {number: (ns, connected) for number, ns, connected in lines}
+        return {number: Line(*rest) for number, *rest in lines}
+
+    def told(self, run: str) -> list[tuple[str, str | None, int | None]]:
+        """What the spool of a run told: kind, run and number of an `unclean_stop`."""
+        path = self.folder / f"{run}.told"
+        told = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        return [(one["kind"], one["run"], one["certain"]) for one in told]
+
+    def must_tell(self, run: str) -> list[tuple[str, str | None, int | None]]:
+        """Of the kill that ended the run before, and of nothing else."""
+        before = dict(pairwise(reversed(self.runs))).get(run)
+        return [("unclean_stop", before, self.certain[before])] if before in self.killed else []
+
+    def dropped(self, run: str) -> dict[str, int]:
+        """By reason, as a run that was stopped in order counted it."""
+        path = self.folder / f"{run}.end"
+        return json.loads(path.read_text())["dropped"] if path.exists() else {}
 
     def published(self, count: int, run: str | None = None) -> None:
         """Wait until the present publisher has published so many."""
@@ -170,20 +210,21 @@ class Site:
         return {a.number for a in list(self.consumer.arrivals) if a.run == run}
 
     def promised(self, run: str) -> set[int]:
-        """What the durability covers of a run that is over: everything, but for a killed one with "outage" only what
-        its high-water mark calls certain.
+        """What the durability covers of a run that is over: everything, but for a killed one with "outage" what its
+        high-water mark calls certain, and at least all but as many of the newest as the broker had not acknowledged.
         """
-        numbers = set(self.journal(run))
-        if self.durability == "always" or run not in self.killed:
-            return numbers
-        certain = self.certain[run] or 0
-        return {n for n in numbers if n <= certain}
+        lines = self.journal(run)
+        if self.durability == "always" or run not in self.killed or not lines:
+            return set(lines)
+        newest = max(lines)
+        covered = max(self.certain[run] or 0, newest - lines[newest].unacked)
+        return {n for n in lines if n <= covered}
 
     def settle(self) -> Report:
         """End the last run when all that is promised has come, and draw up the account."""
         if self.running():
             self.stop()
-            self.start(rate=1, count=0)  # whatever is left on disk is replayed by one more
+            self.start(rate=1, count=0, drain=True)  # whatever is left on disk is replayed by one more
         promised = {run: self.promised(run) for run in self.runs}
         came: dict[str, set[int]] = {run: set() for run in self.runs}
         seen = 0
@@ -191,7 +232,7 @@ class Site:
         def complete(arrivals: list[Arrival]) -> bool:
             nonlocal seen
             for arrival in arrivals[seen : (end := len(arrivals))]:
-                came[arrival.run].add(arrival.number)
+                came.setdefault(arrival.run, set()).add(arrival.number)
             seen = end
             return all(promised[run] <= came[run] for run in self.runs)
 
@@ -199,6 +240,9 @@ class Site:
             self.consumer.wait(complete, 20)
         if self.running():
             self.stop()
+        at = len(self.consumer.arrivals)
+        with contextlib.suppress(AssertionError):  # the broker has it all; the consumer may be behind
+            self.consumer.wait(lambda arrivals: len(arrivals) > at, 0.5)
         return Report(self, {run: promised[run] - self.arrived(run) for run in self.runs})
 
 
@@ -206,7 +250,7 @@ class Report:
     """What became of everything that was published."""
 
     def __init__(self, site: Site, missing: dict[str, set[int]]) -> None:
-        arrivals = list(site.consumer.arrivals)
+        arrivals = [a for a in list(site.consumer.arrivals) if a.run != BESIDE]
         self.missing = {run: numbers for run, numbers in missing.items() if numbers}
         counts = Counter((a.run, a.number) for a in arrivals)
         self.published = sum(len(site.journal(run)) for run in site.runs)
@@ -217,21 +261,49 @@ class Report:
             map(len, missing.values())
         )
         """Lost, where the promise says that they may be."""
-        self.oldest_lost_away_s = max(
-            (
-                (killed_ns - ns) / 1e9
-                for run, killed_ns in site.killed.items()
-                for number, (ns, connected) in site.journal(run).items()
-                if not connected and number not in site.arrived(run)
-            ),
-            default=0.0,
-        )
+        self.oldest_lost_away_s = self._oldest_lost_s(site, connected=False)
         """How long before a kill the oldest result was published that was lost though there was no link."""
+        self.oldest_lost_s = self._oldest_lost_s(site, connected=True)
+        """The same while there was one."""
+        self.told = {run: site.told(run) for run in site.runs if site.told(run) != site.must_tell(run)}
+        """What the spool told, where that is not just what it must."""
+        self.dropped = {run: dropped for run in site.runs if (dropped := site.dropped(run))}
+        self.strange = {run: numbers for run in site.runs if (numbers := self._strange(site, run))}
+        """What came and was never published."""
+        self.holes = {run: numbers for run in site.runs if (numbers := self._holes(site, run))}
+        """Lost though something younger came."""
         self.replayed = sum(a.replayed for a in arrivals)
         self._arrivals, self._runs = arrivals, site.runs
 
+    @staticmethod
+    def _oldest_lost_s(site: Site, *, connected: bool) -> float:
+        oldest_s = 0.0
+        for run, killed_ns in site.killed.items():
+            arrived = site.arrived(run)
+            lost = (line for number, line in site.journal(run).items() if number not in arrived)
+            ages_s = ((killed_ns - line.ns) / 1e9 for line in lost if line.connected is connected)
+            oldest_s = max(oldest_s, *ages_s, 0.0)
+        return oldest_s
+
+    @staticmethod
+    def _strange(site: Site, run: str) -> set[int]:
+        """A kill may come between `publish` and the journal: of one more than that says."""
+        journal = set(site.journal(run))
+        unwritten = {max(journal, default=0) + 1} if run in site.killed else set()
+        return site.arrived(run) - journal - unwritten
+
+    @staticmethod
+    def _holes(site: Site, run: str) -> set[int]:
+        arrived = site.arrived(run)
+        newest = max(arrived, default=0)
+        return {n for n in site.journal(run) if n < newest} - arrived
+
     def check(self) -> None:
         assert not self.missing, f"promised and lost: {self.missing}"
+        assert not self.holes, f"lost though something younger came: {self.holes}"
+        assert not self.strange, f"came and was never published: {self.strange}"
+        assert not self.told, f"the spool told what it need not, or not what it must: {self.told}"
+        assert not self.dropped, f"dropped: {self.dropped}"
         for stream in STREAMS:
             for replayed in (False, True):
                 came = [

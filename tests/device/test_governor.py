@@ -52,6 +52,13 @@ def test_the_nearer_to_the_stop_zone_the_more_at_once() -> None:
     assert run({"power_w": 9.0}, 1)[0].level > 10  # it has no stop zone, and is far beyond hot
 
 
+def test_a_band_may_ask_for_more_rungs_at_once() -> None:
+    policy = Policy((rising_band("age_share", 0.85, 1.0, None, 0.03, rungs=2), TEMP))
+    assert [state.level for state in run({"age_share": 1.05}, 25, policy=policy)] == [2] * 10 + [4] * 10 + [6] * 5
+    assert run({"age_share": 1.05}, 1000, policy=policy)[-1].level == len(LADDER) - 2
+    assert run({"temp_c": 82.0}, 1, policy=policy)[0].level == 1
+
+
 def test_it_rises_a_level_a_minute_of_calm() -> None:
     hot = run({"temp_c": 82.0}, 25)[-1]
     levels = [state.level for state in run({"temp_c": 60.0}, 200, hot)]

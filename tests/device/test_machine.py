@@ -141,5 +141,8 @@ class Flags(Machine):
     def names(self, folder: str) -> list[str]:
         return {"sys/devices/platform": ["soc"], "sys/devices/platform/soc": ["soc:firmware"]}.get(folder, [])
 
+    def exists(self, name: str) -> bool:
+        return name.endswith("get_throttled")
+
     def read(self, name: str) -> bytes | None:
         return f"{self._flags:x}\n".encode() if name.endswith("get_throttled") else None

@@ -78,7 +78,7 @@ def test_every_toml_is_read(page: Path) -> None:
         if kind == "toml":
             raw = tomllib.loads(body)
             assert set(raw) <= {"device", "mqtt", "models", "streams", "governor", "sensors", "quiet", "metrics", "web",
-                                "security", "rollout"} or "project" in raw, body  # fmt: skip
+                                "security", "rollout", "store"} or "project" in raw, body  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--half-frame-at", type=int, default=-1, help="send half of frame N, then close")
     parser.add_argument("--resize-at", type=int, default=-1, help="from frame N on at half the size")
     parser.add_argument("--corrupt-at", type=int, default=-1, help="frame N is no JPEG")
+    parser.add_argument("--corrupt-every", type=int, default=0, help="and so is every so manieth")
     parser.add_argument("--empty-at", type=int, default=-1, help="frame N has no bytes")
     parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--never-answer", action="store_true", help="accept and say nothing")
@@ -99,7 +100,8 @@ class Camera:
         pictures = jpegs(self.args, self.args.resize_at)
         for number in itertools.count():
             jpeg = next(pictures)
-            if number == self.args.corrupt_at:
+            every = self.args.corrupt_every
+            if number == self.args.corrupt_at or (every and number % every == every - 1):
                 jpeg = b"not a picture" * 100
             yield b"" if number == self.args.empty_at else jpeg
 

@@ -49,13 +49,19 @@ def test_it_never_reaches_the_hard_trip_and_ages_keep_their_bound(grid: tuple[Re
 def test_it_infers_nearly_as_much_as_the_best_fixed_rate(grid: tuple[Result, ...]) -> None:
     for one in grid:
         assert one.governed.inferences >= 0.94 * one.best_below_hot, name(one)
-        if one.case.board.name != "orin":
-            assert one.governed.inferences >= 0.90 * one.best_in_bounds, name(one)
+        assert one.governed.inferences >= 0.93 * one.best_in_bounds, name(one)
+
+
+def asks_nothing(one: Result) -> bool:
+    """Whether the kernel alone keeps below `hot` and the ages in bound."""
+    board = one.case.board
+    return one.kernel.highest_c < board.temp_c[1] and one.kernel.p99_age_ms <= board.age_bound_ms
 
 
 def test_where_nothing_is_hot_nothing_is_taken_away(grid: tuple[Result, ...]) -> None:
-    cool = [one for one in grid if one.kernel.highest_c < one.case.board.temp_c[1]]
-    assert len(cool) >= 8
+    cool = [one for one in grid if asks_nothing(one)]
+    assert len(cool) >= 16
+    assert len([one for one in cool if one.kernel.highest_c > one.case.board.kernel.acts_c > 90]) == 8
     for one in cool:
         assert one.governed.moves == 0, name(one)
         assert one.governed.inferences == pytest.approx(one.kernel.inferences)
@@ -63,21 +69,27 @@ def test_where_nothing_is_hot_nothing_is_taken_away(grid: tuple[Result, ...]) ->
 
 def test_it_does_not_swing(grid: tuple[Result, ...]) -> None:
     """In a place that stays as warm as it is the last two hours see hardly a move; with the sun it goes up and down."""
+
+    def swings(rates: list[float]) -> int:
+        late = rates[len(rates) * 2 // 3 :]
+        return sum(abs(b - a) > 0.05 * max(a, b) for a, b in pairwise(late))
+
     for one in grid:
         assert one.governed.moves <= 60, name(one)
         if one.case.ambient.swing_c == 0 and one.case.box_k_per_w == one.case.board.boxes_k_per_w[1]:
             rates = run(one.case, Governed(one.case.board), keep=True).rates
-            late = rates[len(rates) * 2 // 3 :]
-            assert sum(abs(b - a) > 0.05 * max(a, b) for a, b in pairwise(late)) <= 6, name(one)
+            if one.governed.moves:
+                assert swings(rates) <= 6, name(one)
+            else:  # nothing is taken away, and what swings is the kernel
+                assert rates == run(one.case, None, keep=True).rates, name(one)
 
 
 def test_the_page_says_where_the_kernel_alone_does_better(grid: tuple[Result, ...], tool: ModuleType) -> None:
     better = [one for one in grid if tool.does_better(one)]
     boards = [one.case.board.name for one in better]
-    assert (boards.count("pi"), boards.count("pi4")) == (0, 1)
-    assert boards.count("orin") >= 6
+    assert boards == ["pi4"]
     most = max(one.kernel.inferences / one.governed.inferences for one in better)
-    assert 1.2 < most < 1.3
+    assert 1.04 < most < 1.07
     assert tool.table().count("†") == len(better)
 
 

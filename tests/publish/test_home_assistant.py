@@ -27,6 +27,7 @@ KNOWN = {
     "disk": {"/": {"free_bytes": 10}, "/var/lib/edgerun": {"free_bytes": 20}},
     "spool": {"messages": 0, "bytes": 0, "dropped": 0},
     "sensors": {"values": {"pi/firmware/under_voltage": 0.0}},
+    "governor": {"level": 0, "levels": 4},
 }
 DOCK = DescribedStream("dock", ("dock",), labels=("person", "car"), snapshot=True, events=("appeared", "entered"))
 YARD = DescribedStream("yard", ("yard/detector", "yard/faces"))
@@ -61,9 +62,10 @@ def test_everything_there_is_has_an_entity() -> None:
     told = components(RICH)
     assert {
         "soc_temperature", "coral_temperature", "throttled", "under_voltage", "power", "energy", "inference_energy",
-        "memory", "disk_root_free", "spool", "events", "reload", "model_detector", "dock_state", "dock_rate",
-        "dock_age", "dock_objects", "dock_person_occupancy", "dock_person_count", "dock_events", "dock_snapshot",
-        "dock_running", "dock_take_snapshot", "yard_detector_rate", "yard_faces_age", "yard_occupied", "door_events",
+        "memory", "disk_root_free", "spool", "governor", "events", "reload", "model_detector", "dock_state",
+        "dock_rate", "dock_age", "dock_input", "dock_objects", "dock_person_occupancy", "dock_person_count",
+        "dock_events", "dock_snapshot", "dock_running", "dock_take_snapshot", "yard_detector_rate", "yard_faces_age",
+        "yard_occupied", "door_events",
     } <= set(told)  # fmt: skip
     assert told["energy"]["stat_cla"] == "total_increasing"
     assert told["power"]["exp_aft"] == 90
@@ -72,7 +74,9 @@ def test_everything_there_is_has_an_entity() -> None:
 
 
 def test_what_is_not_known_has_none() -> None:
-    assert set(components(BARE)) == {"events", "main_state", "main_rate", "main_age", "main_objects", "main_occupied"}
+    assert set(components(BARE)) == {
+        "events", "main_state", "main_rate", "main_age", "main_input", "main_objects", "main_occupied",
+    }  # fmt: skip
     without = msgspec.structs.replace(RICH, known={"power": {"power_w": None}, "thermal": {}})
     assert not {"power", "soc_temperature", "throttled", "under_voltage"} & set(components(without))
 

@@ -90,6 +90,24 @@ def test_what_messages_lack_is_unknown_not_zero() -> None:
     assert set(answer["rendered"]) == {"None"}
 
 
+def test_what_holds_a_device_back_and_what_ails_a_camera_is_shown_with_its_reason() -> None:
+    told = json.loads(discovery(RICH).payload)["cmps"]
+    held = {"level": 2, "levels": 4, "reason": "soc at 81 °C", "streams": {"dock": {"max_fps": 5.0}}}
+    quiet = {"v": 1, "streams": {"dock": {}, "yard/detector": {}}}
+    telemetry = {"v": 1, "streams": {"dock": {"input": ["dark", "frozen"]}, "yard/detector": {}}, "governor": held}
+    asked = [
+        (told[key][template], json.dumps(message))
+        for message in (telemetry, quiet)
+        for key in ("governor", "dock_input", "yard_input")
+        for template in ("val_tpl", "json_attr_tpl")
+    ]
+    answer = says(discovery(RICH).payload, asked)
+    assert answer["problems"] == []
+    values, attributes = answer["rendered"][::2], [json.loads(one) for one in answer["rendered"][1::2]]
+    assert values == ["2", "ON", "OFF", "None", "OFF", "OFF"]
+    assert attributes[:3] == [held, {"input": ["dark", "frozen"]}, {"input": []}]
+
+
 def test_an_update_message_passes_home_assistants_own_check() -> None:
     told = json.loads(discovery(RICH).payload)["cmps"]["model_detector"]
     message = {"v": 1, "installed_version": "1", "latest_version": "2", "title": "detector", "sha256": "aa"}

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgerun.broker.message import Message
@@ -36,6 +36,7 @@ class World:
         self.clock = FakeClock()
         self.flight: list[Entry] = []
         self.came: list[tuple[int, bool]] = []
+        self.acked: set[int] = set()
         self.next = 0
         self.lost = 0
         self.linked = False
@@ -67,6 +68,13 @@ class World:
         s = self.spool.stats()
         assert s.put == s.acked + s.sent0 + sum(s.dropped.values()) + s.waiting + s.in_flight
         assert s.in_flight == len(self.flight)
+        assert s.waiting >= 0
+        assert self.spool.spool_stats().messages >= 0
+
+    def ack(self, at: int) -> None:
+        entry = self.flight.pop(at)
+        self.spool.ack(entry.ticket)
+        self.acked.add(json.loads(entry.message.payload)["n"])
 
     def do(self, what: str, *how: int) -> None:
         spool = self.spool
@@ -84,7 +92,7 @@ class World:
             for _ in range(how[0]):
                 self.take()
         elif what == "ack" and how[0] < len(self.flight):
-            self.spool.ack(self.flight.pop(how[0]).ticket)
+            self.ack(how[0])
         elif what == "rewind" and self.linked:
             self.linked = False
             assert spool.rewind() == len(self.flight)
@@ -105,6 +113,7 @@ class World:
         if entry is None:
             return False
         body = json.loads(entry.message.payload)
+        assert body["n"] not in self.acked, "what the broker has acknowledged is not sent again"
         self.came.append((body["n"], body.get("replayed", False)))
         self.flight.append(entry)
         return True
@@ -116,7 +125,7 @@ class World:
         def drained() -> bool:
             while self.take() or self.flight:
                 if self.flight:
-                    self.spool.ack(self.flight.pop(0).ticket)
+                    self.ack(0)
             return self.spool.stats().waiting == 0
 
         wait_until(drained, 10, "the end of the backlog")
@@ -124,6 +133,7 @@ class World:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ACTIONS, max_size=20), st.sampled_from(["outage", "always"]))
+@example([("open", 3), ("put", 2), ("take", 1), ("ack", 0), ("rewind", False), ("open", 3)], "always")
 def test_nothing_is_lost_whatever_happens(actions: list[tuple], durability: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), durability)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgerun.errors import ModelError
 from edgerun.telemetry.distribution import MOST_LABELS, SCORE_BINS, Reference, Tally, chance_psi, psi
-from edgerun.telemetry.drift import DriftLane, DriftWatch, observations, parse_reference
+from edgerun.telemetry.drift import DriftLane, DriftWatch, Learnt, observations, parse_reference
 from edgerun.types import Answer, Classification, Detection, Publication
 from tests.publish.samples import MODEL, publication
 from tests.schemas import validate
@@ -134,6 +134,37 @@ def test_without_a_reference_the_beginning_of_the_run_is_one_and_says_so() -> No
     assert told(watch)["drifted"] is True
     learnt = watch.references()["dock"]
     assert parse_reference(msgspec.to_builtins(learnt), "manifest.json") == learnt
+
+
+def again(watch: DriftWatch, subject: str = "a") -> DriftWatch:
+    """A later run: what is kept goes through JSON."""
+    kept = {name: msgspec.json.decode(msgspec.json.encode(one), type=Learnt) for name, one in watch.learnt().items()}
+    one = DriftLane("dock", "dock", MODEL.name, subject=subject, learnt=kept.get("dock"))
+    return DriftWatch([one], learn_h=0.5)
+
+
+def test_what_was_learnt_survives_a_restart() -> None:
+    rng = random.Random(4)
+    watch = again(DriftWatch([]))
+    assert watch.learnt() == {}
+    for _ in range(3):  # none of them lasts long enough by itself
+        day(watch, rng, 0.7, 0.3, 700)
+        watch = again(watch)
+    assert told(watch) == {"reference": "run", "observations": 0}
+    assert watch.learnt()["dock"].counted is None
+    day(watch, rng, 0.7, 0.3, 1000)
+    assert told(watch)["drifted"] is False
+    blurred = again(watch)
+    day(blurred, rng, 0.3, 0.3, 1000)
+    assert told(blurred)["drifted"] is True
+    assert told(again(watch, subject="b")) == {"reference": "learning", "observations": 0}
+
+
+def test_what_a_bundle_says_is_not_kept() -> None:
+    rng = random.Random(4)
+    watch = DriftWatch([lane(usual(rng))])
+    day(watch, rng, 0.7, 0.3, 700)
+    assert watch.learnt() == {}
 
 
 def test_too_little_is_not_compared_and_an_hour_ago_is_forgotten() -> None:

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgerun.broker.message import Message
 from edgerun.clock import FakeClock
 from edgerun.meter import FATES, STAGES, StreamMeter
+from edgerun.spool.lanes import as_replayed
 from edgerun.telemetry import payload
 from edgerun.telemetry.ledger import Ledger
 from edgerun.types import EngineInfo
@@ -244,3 +246,6 @@ def test_events() -> None:
     assert list(bare) == ["v", "id", "ts", "kind", "text"]
     for message in (full, bare):
         validate("event", sent(message))
+        later = as_replayed(Message("edgerun/dock-7/event", msgspec.json.encode(message), qos=1, keep="event"))
+        assert msgspec.json.decode(later.payload) == {"replayed": True, **message}
+        validate("event", msgspec.json.decode(later.payload))

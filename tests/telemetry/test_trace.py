@@ -18,6 +18,7 @@ from edgerun.errors import DeviceError
 from edgerun.meter import FATES, Account
 from edgerun.telemetry.trace import FrameEnd, Trace, trace_events
 from edgerun.types import Detection, Publication, Stamp
+from tests.mosquitto import wait_until
 from tests.pipeline.parts import CountingSource, build
 from tests.publish.samples import MODEL, publication
 
@@ -179,8 +180,7 @@ def test_a_pipeline_s_trace_is_its_account() -> None:
     for lane in pipeline.lanes:
         lane.meter.account.watch = kept.watch(lane.plan.stream, "echo")
     pipeline.start()
-    for thread in pipeline._capture_threads + pipeline._worker_threads + [pipeline._publish_thread]:
-        thread.join(30)
+    wait_until(lambda: not pipeline.held, 60, "the end of the data")
     events = events_of(kept)
     streams = {e["pid"]: e["args"]["name"].partition(" ")[2] for e in events if e["ph"] == "M"}
     for lane in pipeline.lanes:

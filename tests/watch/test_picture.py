@@ -37,7 +37,9 @@ keys = st.sampled_from(
      "skipped", "soc_temp_c", "throttled", "reasons", "power_w", "rss_mib", "versions", "board", "dock"]
 )  # fmt: skip
 messages = st.dictionaries(keys, values | st.dictionaries(keys, values | st.dictionaries(keys, values, max_size=5)))
-topics = st.sampled_from(["status", "info", "state/dock", "state/", "telemetry", "event", "models/x", "", "cmd/pause"])
+topics = st.sampled_from(
+    ["status", "info", "state/dock", "state/", "telemetry", "event", "models/x", "", "cmd/pause", "detections/dock"]
+)
 
 
 def taken(**told: Any) -> Picture:
@@ -82,6 +84,43 @@ def test_what_is_no_longer_told_is_no_longer_known() -> None:
     picture = of_dock(("telemetry", TELEMETRY))
     picture.take("edgerun/dock-7/telemetry", b'{"v":1,"streams":{}}')
     assert not {"temp_c", "throttled", "reasons", "power_w", "rss_mib"} & set(picture.as_dict()["devices"]["dock-7"])
+
+
+def test_rates_are_those_of_what_comes_now() -> None:
+    clock = FakeClock()
+    picture = Picture(clock=clock)
+    picture.live()
+
+    def rate(stream: str = "dock") -> float | None:
+        told = picture.as_dict()["devices"]["dock-7"]["streams"][stream]
+        return told.get("live_fps")  # type: ignore[no-any-return]
+
+    def come(seconds: int, a_second: int, stream: str = "dock", payload: bytes = b'{"v":1}') -> None:
+        for _ in range(seconds):
+            for _ in range(a_second):
+                picture.take(f"edgerun/dock-7/detections/{stream}", payload)
+            clock.advance(1.0)
+
+    come(3, 10)
+    assert picture.as_dict()["devices"] == {"dock-7": {"streams": {}}}, "a stream is known by its state"
+    for stream in ("dock", "yard"):
+        picture.take(f"edgerun/dock-7/state/{stream}", b'{"v":1,"state":"running"}')
+    come(1, 10)
+    assert rate() is None, "not yet five seconds"
+    come(5, 12)
+    assert rate() == 12
+    assert "12.0" in lines(picture.as_dict(), 100, 10)[3].text
+    come(5, 3)
+    assert rate() == 3
+    come(5, 20, payload=b'{"replayed":true,"v":1}')
+    assert 0 < (rate() or 0) < 6, "what the spool held is no news: now it is the mean of what is left"
+    clock.advance(31.0)
+    assert rate() == 0
+    for _ in range(4):
+        come(1, 1, "yard")
+        clock.advance(9.0)
+    assert rate("yard") == pytest.approx(0.1, abs=0.04)
+    assert picture.as_dict()["refused"] == 0
 
 
 def test_events_are_newest_first_and_bounded() -> None:

@@ -6,5 +6,16 @@
 from edgerun.publish.homeassistant.announcer import Announcer
 from edgerun.publish.homeassistant.description import DescribedDevice, DescribedStream
 from edgerun.publish.homeassistant.discovery import LIMIT_BYTES, Discovery, discovery
+from edgerun.publish.homeassistant.models import ModelTopics, ModelVersions, encode_versions
 
-__all__ = ["LIMIT_BYTES", "Announcer", "DescribedDevice", "DescribedStream", "Discovery", "discovery"]
+__all__ = [
+    "LIMIT_BYTES",
+    "Announcer",
+    "DescribedDevice",
+    "DescribedStream",
+    "Discovery",
+    "ModelTopics",
+    "ModelVersions",
+    "discovery",
+    "encode_versions",
+]

@@ -27,9 +27,11 @@ _UPDATE_KEYS = (
     "release_url",
     "entity_picture",
     "in_progress",
+    "update_percentage",
 )
 _MISSED = 3  # telemetry messages that may be lost before a value counts as unknown: QoS 0 may lose one
 _SHORTEST_EXPIRY_S = 10
+_TRACE_S = 60
 
 
 class Row(NamedTuple):
@@ -70,6 +72,8 @@ def device_components(device: DescribedDevice) -> Iterator[tuple[str, Component]
     for row in (*_ROWS, *_disk_rows(device), *_voltage_rows(device)):
         if _holds(device.known, row.path):
             yield row.id, _of_telemetry(device, row)
+    if _holds(device.known, ("governor", "level")):
+        yield "governor", _governor(device)
     kinds = [*OPERATOR_EVENTS, "other"]
     named = f"value_json.get('kind') if value_json.get('kind') in {_listed(OPERATOR_EVENTS)} else 'other'"
     yield (
@@ -87,6 +91,9 @@ def device_components(device: DescribedDevice) -> Iterator[tuple[str, Component]
     )
     if "reload" in device.verbs:
         yield "reload", _button(device, "Reload the config", "reload", {}) | {"entity_category": "config"}
+    if "trace" in device.verbs:
+        hidden = {"entity_category": "diagnostic", "enabled_by_default": False}
+        yield "trace", _button(device, "Write a trace", "trace", {"seconds": _TRACE_S}) | hidden
     for name, made in slugs(device.models).items():
         yield f"model_{made}", _update(device, name)
 
@@ -110,6 +117,8 @@ def stream_components(device: DescribedDevice, stream: DescribedStream) -> Itera
         },
     )
     yield from _rates(device, stream, made, name)
+    if stream.accounts:
+        yield f"{made}_input", _input(device, stream, name)
     if stream.counted:
         total = "value_json.get('counts', {}).values() | sum"
         yield (
@@ -166,10 +175,39 @@ def _of_telemetry(device: DescribedDevice, row: Row) -> Component:
         "name": row.name,
         "state_topic": device.topic("telemetry"),
         "value_template": "{{ " + value + " }}",
-        "expire_after": max(_SHORTEST_EXPIRY_S, math.ceil(_MISSED * device.interval_s)),
+        "expire_after": _expiry(device),
         "entity_category": "diagnostic",
         **row.more,
     }
+
+
+def _governor(device: DescribedDevice) -> Component:
+    """0: nothing is held back. Why, and what of which stream, are its attributes."""
+    return {
+        **_of_telemetry(device, Row(("governor", "level"), "governor", "Governor level", _measured(None, None, 0))),
+        "json_attributes_topic": device.topic("telemetry"),
+        "json_attributes_template": "{{ value_json.get('governor', {}) | tojson }}",
+    }
+
+
+def _input(device: DescribedDevice, stream: DescribedStream, name: str) -> Component:
+    """Whether the camera or sensor sees nothing any more: telemetry names what is wrong only while something is."""
+    own = f"value_json.get('streams', {{}}).get({quoted(stream.accounts[0])})"
+    return {
+        "platform": "binary_sensor",
+        "name": f"{name} input",
+        "state_topic": device.topic("telemetry"),
+        "value_template": "{{ none if " + own + " is none else 'ON' if " + own + ".get('input') else 'OFF' }}",
+        "device_class": "problem",
+        "expire_after": _expiry(device),
+        "entity_category": "diagnostic",
+        "json_attributes_topic": device.topic("telemetry"),
+        "json_attributes_template": "{{ dict(input=(" + own + " or {}).get('input', [])) | tojson }}",
+    }
+
+
+def _expiry(device: DescribedDevice) -> int:
+    return max(_SHORTEST_EXPIRY_S, math.ceil(_MISSED * device.interval_s))
 
 
 def _rates(device: DescribedDevice, stream: DescribedStream, made: str, name: str) -> Iterator[tuple[str, Component]]:

@@ -26,6 +26,7 @@ _SHORT = {
     "command_topic": "cmd_t",
     "content_type": "cont_type",
     "device_class": "dev_cla",
+    "enabled_by_default": "en",
     "entity_category": "ent_cat",
     "event_types": "evt_typ",
     "expire_after": "exp_aft",

@@ -1,0 +1,137 @@
+"""Who may change a run, by which way, and what is put on record of it: broker, control socket, rules, audit log."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from edgerun import __version__
+from edgerun.app.auditing import Auditing, audit_folder
+from edgerun.app.commanding import Commanding
+from edgerun.app.opening import LoadedModel
+from edgerun.broker.message import Message
+from edgerun.clock import Clock
+from edgerun.config import Config, SecurityConfig
+from edgerun.control.desk import Act, Command, Desk, Done, Rules
+from edgerun.control.local import NAME, LocalControl
+from edgerun.control.signed import Nonces, Signatures
+from edgerun.errors import DeviceError
+from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
+from edgerun.pipeline.pipeline import Pipeline
+from edgerun.ports import Broker
+from edgerun.security.keys import parse_public
+
+_log = logging.getLogger(__name__)
+
+
+def socket_path(security: SecurityConfig) -> Path | None:
+    """Where the control socket is: what the config says, else in `$RUNTIME_DIRECTORY` (systemd.exec(5))."""
+    if security.socket is not None:
+        return security.socket
+    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(folder) / NAME if folder else None
+
+
+def rules_of(security: SecurityConfig, device: str, clock: Clock) -> Rules:
+    """What `[security]` says of commands. Raises `MissingError` where there are keys and nothing to check them with."""
+    signatures = None
+    if security.command_keys:
+        keys = [parse_public(line) for line in security.command_keys]
+        nonces = Nonces(audit_folder(device) / "nonces.json", clock)
+        signatures = Signatures(device, keys, nonces, clock)
+    return Rules(frozenset(security.commands), signatures, security.signed_commands)
+
+
+class Controlling:
+    """Everything that may change a run from outside. Driven by the main thread.
+
+    `more` are verbs besides `Commanding`'s own. Raises `DeviceError` where the control socket of the config cannot be
+    made, `MissingError`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        models: Mapping[str, LoadedModel],
+        broker: Broker | None,
+        pipeline: Pipeline,
+        notices: NoticeBoard,
+        clock: Clock,
+        run_id: str,
+        more: Mapping[str, Act] | None = None,
+    ) -> None:
+        self._config, self._models, self._notices, self._run_id = config, models, notices, run_id
+        device, security = config.device.id, config.security
+        root = f"{config.mqtt.prefix}/{device}" if config.mqtt is not None else device
+        path = socket_path(security)
+        self.audit: Auditing | None = None
+        if security.audit and (broker is not None or path is not None):
+            self.audit = Auditing(audit_folder(device), clock, broker, root)
+        rules = rules_of(security, device, clock)
+
+        def make_desk(verbs: Mapping[str, Act]) -> Desk:
+            return Desk(verbs, rules=rules, clock=clock, on_done=self._done)
+
+        self.commanding = Commanding(broker, root, pipeline, notices, make_desk, more)
+        self.open_verbs = frozenset(
+            verb for verb in self.commanding.verbs if rules.allows(verb) and not rules.require_signed
+        )
+        """What Home Assistant may ask for: it signs nothing."""
+        self._local = None if path is None else self._open_socket(path, clock, wanted=security.socket is not None)
+        self._begun = self._closed = False
+
+    def _open_socket(self, path: Path, clock: Clock, *, wanted: bool) -> LocalControl | None:
+        """One that the config does not ask for, and that cannot be made, is told and done without."""
+        died = partial(self._died, "control-socket")
+        try:
+            return LocalControl(path, self.commanding.desk, self._hand_over, clock, on_death=died)
+        except DeviceError as error:
+            if wanted:
+                raise
+            _log.warning("%s", error)
+            return None
+
+    def start(self) -> None:
+        """Put the start on record and take commands from now on."""
+        self._begun = True
+        if self.audit is not None:
+            self.audit.started(self._config, self._models, self._run_id, __version__)
+        self.commanding.start()
+        if self._local is not None:
+            self._local.start()
+
+    def close(self) -> None:
+        """Take no more commands, and put the end on record. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.commanding.close()
+        if self._local is not None:
+            self._local.close()
+        if self.audit is not None and self._begun:
+            self.audit.stopped(self._run_id)
+
+    def reloaded(self, config: Config, text: str, *, ok: bool) -> None:
+        """Put on record that the config which runs was changed, or was not. Called by any thread."""
+        before, self._config = self._config, config
+        if self.audit is not None:
+            self.audit.reloaded(before, config, text, ok=ok)
+
+    def birth(self) -> list[Message]:
+        """What every new connection begins with: the head of the audit log."""
+        head = self.audit.head() if self.audit is not None else None
+        return [] if self.audit is None or head is None else [Message(self.audit.topic, head, qos=1, retain=True)]
+
+    def _hand_over(self, command: Command) -> None:
+        """Called by the thread "control-socket", of whose peers each has one command at a time on its way."""
+        self._notices.put(Asked(partial(self.commanding.desk.do, command)))
+
+    def _died(self, thread: str, error: BaseException) -> None:
+        self._notices.put(ThreadDied(thread, error))
+
+    def _done(self, done: Done) -> None:
+        if self.audit is not None:
+            self.audit.done(done)

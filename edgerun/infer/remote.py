@@ -1,0 +1,294 @@
+"""Inference on other machines: requests to whichever worker of a group is free, through the broker both know.
+
+The broker shares the requests out (`$share`), in turn and without regard to who is slow or gone. What makes the share
+move is here: a request that is not answered in the time that answers usually take goes out once more, and so to the
+next worker; the first answer counts (J. Dean, L. A. Barroso, "The Tail at Scale", CACM 56(2), 2013). Repetitions are
+paid for by answers, so that workers which are all too slow are not given twice the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from edgerun.clock import Clock
+from edgerun.errors import Closed, FrameError
+from edgerun.infer.work import Ask, Told, encode, read_told
+from edgerun.ports import Broker, Incoming
+from edgerun.slot import Slot
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S = 0.02
+_REST_S = 0.25
+_LEAST_PATIENCE_NS = 30_000_000
+_FIRST_PATIENCE_NS = 300_000_000
+_MOST_PATIENCE_NS = 2_000_000_000
+_MOST_TRIES = 4
+_MOST_CREDIT = 8.0
+_ABSENT_PATIENCES = 3
+_PROBE_EVERY_NS = 500_000_000
+_INBOX = 256
+_GRACE_NS = 1_000_000_000
+
+LOST = "remote_lost"
+"""What a frame is counted under whose answer did not come."""
+
+
+class Landing(msgspec.Struct, frozen=True):
+    """What became of the request `ticket`: an answer, or why there is none (counted under `reason`)."""
+
+    ticket: int
+    told: Told | None
+    reason: str = ""
+    text: str = ""
+
+
+class _Flight(msgspec.Struct):
+    ticket: int
+    correlation: bytes
+    ask: Ask
+    sent_ns: int
+    deadline_ns: int
+    again_ns: int
+    tries: int = 1
+    probe: bool = False
+    refused: str = ""
+
+
+class Patience:
+    """How long an answer usually takes at most: mean + 4 mean deviations, as TCP waits for one (RFC 6298 §2)."""
+
+    def __init__(self) -> None:
+        self._mean_ns = self._deviation_ns = 0
+
+    @property
+    def mean_ns(self) -> int:
+        """0 until the first answer."""
+        return self._mean_ns
+
+    @property
+    def limit_ns(self) -> int:
+        """After so long an answer is overdue."""
+        if not self._mean_ns:
+            return _FIRST_PATIENCE_NS
+        return min(max(self._mean_ns + 4 * self._deviation_ns, _LEAST_PATIENCE_NS), _MOST_PATIENCE_NS)
+
+    def add(self, took_ns: int) -> None:
+        """One answer to a request that was sent once."""
+        if not self._mean_ns:
+            self._mean_ns, self._deviation_ns = took_ns, took_ns // 2
+            return
+        error_ns = took_ns - self._mean_ns
+        self._deviation_ns += (abs(error_ns) - self._deviation_ns) // 4
+        self._mean_ns += error_ns // 8
+
+
+class Remote:
+    """The workers for one model, as one device sees them. Thread-safe; a thread of its own reads the answers.
+
+    `topic`: where requests go, `answers`: below which answers are awaited. `window`: requests on the way at most; only
+    one while nobody answers. `landed` is called, by that thread, whenever `take` may have something.
+    """
+
+    def __init__(
+        self, broker: Broker, clock: Clock, topic: str, answers: str, window: int, landed: Callable[[], None]
+    ) -> None:
+        self._broker, self._clock, self._topic = broker, clock, topic
+        self._answers = f"{answers}/{os.urandom(8).hex()}"
+        self._window, self._notify = window, landed
+        self._inbox: Slot[Incoming] = Slot(_INBOX)
+        self._lock = threading.Lock()
+        self._flights: dict[bytes, _Flight] = {}
+        self._landings: list[Landing] = []
+        self._patience = Patience()
+        self._credit = _MOST_CREDIT
+        self._next = 0
+        self._asked_ns = self._landed_ns = 0
+        self._absent_why = ""
+        self._probed_ns = 0
+        self.counts: Counter[str] = Counter()
+        """answered, again (sent once more), stray (nobody's, or too late), garbage, and refusals by their reason."""
+        broker.subscribe(self._answers, self._inbox, 0)
+        self._thread = threading.Thread(target=self._listen, name=f"answers:{topic}", daemon=True)
+        self._thread.start()
+
+    @property
+    def absent(self) -> str:
+        """Why nobody is expected to answer; empty while somebody is."""
+        if not self._broker.connected:
+            return "no link to the broker"
+        return self._absent_why
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on the way, without probes."""
+        return sum(not flight.probe for flight in list(self._flights.values()))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may be sent."""
+        return self.in_flight < (1 if self.absent else self._window)
+
+    @property
+    def usual_ns(self) -> int:
+        """How long answers take, on average; 0 before the first."""
+        return self._patience.mean_ns
+
+    @property
+    def patience_ns(self) -> int:
+        """After so long an answer is overdue."""
+        return self._patience.limit_ns
+
+    def probe_due(self, now_ns: int) -> bool:
+        """Whether it is time to ask, of a frame that is not lost by it, if somebody answers again."""
+        return bool(self.absent) and self._broker.connected and now_ns - self._probed_ns >= _PROBE_EVERY_NS
+
+    def send(self, ask: Ask, deadline_ns: int, *, probe: bool = False) -> int:
+        """Ask; returns the ticket of the landing that there will be by `deadline_ns`. Never blocks."""
+        now_ns = self._clock.mono_ns()
+        with self._lock:
+            self._next += 1
+            if probe or self.absent:
+                self._probed_ns = now_ns
+            again_ns = now_ns + self._patience.limit_ns
+            rested = not self._flights and now_ns - self._landed_ns > self._patience.limit_ns
+            if rested or not self._asked_ns:
+                self._asked_ns = now_ns
+            flight = _Flight(self._next, os.urandom(16), ask, now_ns, deadline_ns, again_ns, probe=probe)
+            self._flights[flight.correlation] = flight
+        self._publish(flight, now_ns)
+        return flight.ticket
+
+    def take(self) -> list[Landing]:
+        """What has landed since this was asked last; of probes nothing."""
+        with self._lock:
+            landed, self._landings = self._landings, []
+        return landed
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `take` has something."""
+        return bool(self._landings)
+
+    def hurry(self) -> None:
+        """The end is near: whatever is on the way has a second left."""
+        limit_ns = self._clock.mono_ns() + _GRACE_NS
+        with self._lock:
+            for flight in self._flights.values():
+                flight.deadline_ns = min(flight.deadline_ns, limit_ns)
+
+    def close(self) -> None:
+        """End the thread; what is still on the way lands nowhere. Idempotent."""
+        self._inbox.close()
+        self._thread.join()
+
+    def _publish(self, flight: _Flight, now_ns: int) -> None:
+        left_ns = max(1_000_000, flight.deadline_ns - now_ns)
+        ask = msgspec.structs.replace(flight.ask, patience_ms=left_ns / 1e6)
+        self._broker.publish(
+            self._topic,
+            encode(ask),
+            qos=1,
+            correlation=flight.correlation,
+            response_topic=self._answers,
+            expires_s=-(-left_ns // 10**9),  # MQTT counts whole seconds
+        )
+
+    def _listen(self) -> None:
+        """The thread's body: until `close`."""
+        try:
+            while True:
+                incoming = self._inbox.take(_LOOK_S if self._flights else _REST_S)
+                landed = self._hear(incoming) if incoming is not None else False
+                if self._look_at_clock() or landed:
+                    self._notify()
+        except Closed:
+            return
+
+    def _hear(self, incoming: Incoming) -> bool:
+        """Whether something landed with this message."""
+        flight = self._flights.get(incoming.correlation or b"")
+        if flight is None:
+            self.counts["stray"] += 1
+            return False
+        try:
+            told = read_told(incoming.payload)
+        except FrameError as error:
+            self.counts["garbage"] += 1
+            if self.counts["garbage"] & (self.counts["garbage"] - 1) == 0:  # the first, and whenever they have doubled
+                _log.warning("%s: %s (%d so far)", self._topic, error, self.counts["garbage"])
+            return False
+        if told.refusal is not None:
+            return self._refused(flight, told)
+        now_ns = self._clock.mono_ns()
+        with self._lock:
+            del self._flights[flight.correlation]
+            if flight.tries == 1:
+                self._patience.add(now_ns - flight.sent_ns)
+            self._credit = min(_MOST_CREDIT, self._credit + 1.0)
+            self._asked_ns, self._landed_ns = now_ns if self._flights else 0, now_ns
+            self.counts["answered"] += 1
+            if not flight.probe:
+                self._landings.append(Landing(flight.ticket, told))
+        self._appear(told.by)
+        return True
+
+    def _refused(self, flight: _Flight, told: Told) -> bool:
+        """Another worker may take it; what this picture is to blame for, none will."""
+        assert told.refusal is not None, "asked for"
+        why, text = told.refusal.why, f"{told.by}: {told.refusal.text[:300]}"
+        self.counts[why] += 1
+        if self.counts[why] & (self.counts[why] - 1) == 0:
+            _log.warning("%s: refused by %s (%d so far)", self._topic, text, self.counts[why])
+        with self._lock:
+            flight.refused = text
+            if why == "frame":
+                del self._flights[flight.correlation]
+                if not flight.probe:
+                    self._landings.append(Landing(flight.ticket, None, "remote_frame", text))
+                return True
+            flight.again_ns = 0
+        return False
+
+    def _look_at_clock(self) -> bool:
+        """Send again what is overdue, give up what is too late; whether something landed."""
+        now_ns, before = self._clock.mono_ns(), self.absent
+        again: list[_Flight] = []
+        landed = False
+        with self._lock:
+            for flight in list(self._flights.values()):
+                if now_ns >= flight.deadline_ns:
+                    del self._flights[flight.correlation]
+                    landed, self._landed_ns = True, now_ns
+                    if not flight.probe:
+                        self._landings.append(Landing(flight.ticket, None, LOST, flight.refused))
+                elif now_ns >= flight.again_ns and self._may_repeat(flight):
+                    flight.tries += 1
+                    flight.again_ns = now_ns + self._patience.limit_ns
+                    self._credit -= 1.0
+                    again.append(flight)
+            overdue_ns = _ABSENT_PATIENCES * self._patience.limit_ns
+            silent_ns = now_ns - self._asked_ns if self._asked_ns and self._flights else 0
+            if not self._absent_why and silent_ns > overdue_ns:
+                refused = next((flight.refused for flight in self._flights.values() if flight.refused), "")
+                self._absent_why = refused or "no worker answers"
+        for flight in again:
+            self.counts["again"] += 1
+            self._publish(flight, now_ns)
+        if self._absent_why and not before:
+            _log.warning("%s: %s", self._topic, self._absent_why)
+        return landed or before != self.absent
+
+    def _may_repeat(self, flight: _Flight) -> bool:
+        return flight.tries < _MOST_TRIES and self._credit >= 1.0 and self._broker.connected and not flight.probe
+
+    def _appear(self, by: str) -> None:
+        if self._absent_why:
+            self._absent_why = ""
+            _log.warning("%s: answered by %s again", self._topic, by)
