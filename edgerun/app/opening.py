@@ -10,6 +10,7 @@ import msgspec
 from edgerun.app.listening import LISTENERS, check_listener, check_windows, open_signal, rate_of_sources, source_options
 from edgerun.app.picturing import check_snapshot, check_variant, concealing, threshold_for
 from edgerun.app.proving import golden_tensors
+from edgerun.app.remoting import Outsourced, asked, carrying
 from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
 from edgerun.errors import ConfigError, EdgerunError, ModelError, did_you_mean
@@ -34,6 +35,8 @@ class LoadedModel(msgspec.Struct, frozen=True):
     """Whether it may run on something else than the CPU, so that the next input is to be prepared meanwhile."""
     stateful: bool = False
     """Whether its answers depend on what came before."""
+    outsourced: Outsourced | None = None
+    """Where workers behind the broker run it too."""
 
     @property
     def ordered(self) -> bool:
@@ -45,7 +48,7 @@ def read_bundle(config: ModelConfig, model_key: Secret | None = None) -> Bundle:
     """What lies at the model's path, verified, as far as its engine uses it. Raises `ConfigError` or `ModelError`."""
     secret = config.key if config.key is not None else model_key
     key = None if secret is None else SealingKey.read(secret)
-    return load(config.path, key).of_format(config.engine)
+    return load(config.path, key).of_format(config.format)
 
 
 def open_model(
@@ -62,7 +65,7 @@ def open_model(
     Raises `ConfigError`, `ModelError`, `EngineError` or `MissingError`.
     """
     bundle = fix_sizes(read_bundle(config, model_key), config.size)
-    kind = config.engine or bundle.format
+    kind = config.format or bundle.format
     engine_class = resolve("engine", kind)
     chosen = {"runtime": config.runtime} if kind == "tflite" else {}
     batch = config.batch.max if config.batch is not None else 1
@@ -107,15 +110,17 @@ def open_model(
         )
         # Beside an accelerator the next input is filled while this one is worked on.
         overlapped = config.accelerators[0] != "cpu"
-        rows = 2 * batch if overlapped else batch
+        rows = 2 * batch if overlapped or config.engine == "remote" else batch
         if bundle.signal is not None:
             heard = open_signal(bundle, bundle.signal, engine.inputs[0], rate_hz, rows)
             return LoadedModel(bundle, engine, heard, overlapped, plan.stateful or heard.stateful)
         picture = {key: value for key, value in msgspec.structs.asdict(bundle.picture).items() if value is not None}
         picture.pop("name", None)
-        return LoadedModel(
-            bundle, engine, PicturePreprocess(engine.inputs[0], **picture, rows=rows), overlapped, plan.stateful
-        )
+        preprocess = PicturePreprocess(engine.inputs[0], **picture, rows=rows)
+        if config.engine == "remote":
+            outsourced = Outsourced.of(config, bundle, engine, on_change, stateful=plan.stateful)
+            return LoadedModel(bundle, outsourced, preprocess, overlapped=True, outsourced=outsourced)
+        return LoadedModel(bundle, engine, preprocess, overlapped, plan.stateful)
     except EdgerunError:
         engine.close()
         raise
@@ -150,7 +155,8 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
         top_k=bundle.top_k,
         input_size=model.preprocess.size,
     )
-    decoder: Decoder = concealing(stream, bundle, decoder_class(options, context), reported)
+    made = carrying(decoder_class(options, context), model.outsourced)
+    decoder: Decoder = concealing(stream, bundle, made, reported)
     if not stream.labels:
         return decoder
     if len(stream.models) == 1:

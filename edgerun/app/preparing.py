@@ -175,7 +175,7 @@ class Preparing:
         config = wanted.models[name]
         model = open_model(config, watcher, rate_of_sources(wanted, name), wanted.security.model_key)
         try:
-            if len(model.engine.inputs) == 1:
+            if len(model.engine.inputs) == 1 and model.outsourced is None:
                 model.engine.infer((model.preprocess.batch(1),))
                 reset(model.engine)
                 model.preprocess.reset()

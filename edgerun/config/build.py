@@ -15,6 +15,7 @@ import msgspec
 from edgerun.config.governing import check_governing
 from edgerun.config.overlay import Overlay
 from edgerun.config.references import check_requests, check_streams
+from edgerun.config.remote import check_remote
 from edgerun.config.security import check_security
 from edgerun.config.source import camera_node, check_path, check_url, names_in, parse_source, resolve_path
 from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
@@ -103,6 +104,7 @@ def build(
         reader.check_model(join("models", str(name)), model, report)
     check_streams(_table(raw, "streams"), _table(raw, "models"), report)
     check_governing(raw, report)
+    check_remote(raw, report)
     check_security(raw, report)
     check_web(raw.get("web"), report)
     check_requests(_table(raw, "streams"), raw.get("mqtt"), report)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
 from edgerun.config.rollout import RolloutConfig
+from edgerun.config.remote import RemoteConfig
 from edgerun.config.security import SecurityConfig
 from edgerun.config.store import StoreConfig
 from edgerun.config.watching import (
@@ -192,8 +193,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ]
     engine: Annotated[
-        Literal["tflite", "onnx"] | None, Meta(description="What runs it; by default what the file says.")
+        Literal["tflite", "onnx", "remote"] | None,
+        Meta(description="What runs it; by default what the file says. `remote`: workers behind the broker."),
     ] = None
+    fallback: Annotated[
+        Literal["local", "none"] | None,
+        Meta(description="With a remote engine: whether it also runs here, by default it does (`local`)."),
+    ] = None
+    remote: Annotated[RemoteConfig | None, Meta(description="A table, see below; of a remote engine.")] = None
     key: Annotated[
         Secret | None,
         Meta(
@@ -261,6 +268,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "smaller models, or the same one at a smaller `size`."
         ),
     ] = ()
+
+    @property
+    def format(self) -> Literal["tflite", "onnx"] | None:
+        """What runs it here; None: what the file says."""
+        return None if self.engine == "remote" else self.engine
 
 
 class SourceConfig(msgspec.Struct, frozen=True):

@@ -76,7 +76,7 @@ class _Local:
 class ElsewhereWorker(Worker):
     """Frames go to `others`, as many at a time as those take; what does not, waits in its Slot, where newer ones win.
 
-    `first` there: the engine here, if `local`, works only while nobody answers there. `first` here: what comes while it
+    `engine` stands for all of it, `here` for what infers in this process. `first` there: that, if any, works only while nobody answers there. `first` here: what comes while it
     is busy goes there. Results of a lane that remembers its scene keep their order: an answer waits for those before
     it, but no longer than answers usually take; what is overtaken so is `superseded`. `preprocess` needs two rows.
     """
@@ -90,12 +90,12 @@ class ElsewhereWorker(Worker):
         ending: Ending,
         clock: Clock,
         others: Others,
+        here: Engine | None,
         first: Where = "there",
-        *,
-        local: bool = True,
     ) -> None:
         super().__init__(name, engine, preprocess, turns, ending, clock)
-        self._others, self._first, self._has_engine = others, first, local
+        self._others, self._engine_here, self._first = others, here, first
+        self._has_engine = here is not None
         self._away: dict[int, Job] = {}
         self._here: _Local | None = None
         self._taken = True
@@ -340,6 +340,15 @@ class ElsewhereWorker(Worker):
         give_up(self._turns, list(left.values()))
         self._away, self._queues, self._held = {}, {}, {}
 
+    def _infer_one(self, here: _Local) -> None:
+        job, engine = here.job, self._engine_here
+        assert engine is not None, "without one nothing is launched here"
+        try:
+            here.outputs = engine.infer((job.tensor,))
+        except FrameError as error:
+            self._fail(job, error)
+        job.inferred_ns, job.accelerator = self._clock.mono_ns(), engine.info.accelerator
+
     def _infer_for_ever(self) -> None:
         """The body of the engine's own thread: until told to quit."""
         ready = self._turns.ready
@@ -352,7 +361,7 @@ class ElsewhereWorker(Worker):
                         return
                     continue
             try:
-                here.outputs = self._infer([here.job])
+                self._infer_one(here)
             except BaseException as error:  # noqa: BLE001  a thread's body: raised again where the worker waits for it
                 here.error = error
             with ready:

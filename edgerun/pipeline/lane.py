@@ -48,6 +48,8 @@ class LanePlan(msgspec.Struct, frozen=True):
     """Its frames are windows of samples, not pictures."""
     crops: bool = False
     """Its frames are what another lane cut out for it."""
+    threshold: float = 0.5
+    """What its decoder was opened with: whoever decodes elsewhere is told."""
 
 
 class Demand:

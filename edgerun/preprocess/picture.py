@@ -58,6 +58,13 @@ class PicturePreprocess:
         """See `ports.Preprocess`."""
         return self._tensor[first : first + rows]
 
+    def picture(self, row: int = 0) -> Image:
+        """What the row was made from last: the resized picture with its bars, `H×W×3` uint8 BGR of the model's size.
+
+        `prepare`d again it gives the same tensor. Valid until the next call with that row.
+        """
+        return self._rows[row].resized
+
     def reset(self) -> None:
         """See `ports.Preprocess`: nothing is remembered."""
 
@@ -103,6 +110,10 @@ class _Row:
         self._shape: tuple[int, ...] = ()
         self._region: Box | None = None
         self._target: Image = self._resized
+
+    @property
+    def resized(self) -> Image:
+        return self._resized
 
     def prepare(self, image: Image, region: Box | None) -> tuple[Tensor, Placement]:
         import cv2

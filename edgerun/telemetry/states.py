@@ -59,7 +59,7 @@ class StateKeeper:
             if result.stamp.stream not in self._now:  # it was removed while this was on its way
                 return
             seen = {"counts": counts} if self._now[result.stamp.stream].state in _SEEING else {}
-            self._update(result.stamp.stream, accelerator=result.model.accelerator, **seen)
+            self._update(result.stamp.stream, accelerator=result.model.accelerator.partition(":")[0], **seen)
 
     def set_state(self, stream: str, state: State, reason: str, accelerator: str | None = None) -> None:
         """Take a notice of the pipeline; a stream that does not run sees nothing, so its counts go.

@@ -74,7 +74,9 @@ def test_no_command_shows_the_help_and_is_an_error() -> None:
         (["run", "--model"], "edgerun: argument --model: expected one argument. See edgerun run --help."),
         (
             ["run"],
-            "edgerun: nothing to run; expected --config, or --model with --source. edgerun demo shows it on a bundled clip; edgerun run --model ssd-mobilenet-v2-oid --source /dev/video0 needs no file; edgerun init writes a config for edgerun run --config edgerun.toml.",
+            "edgerun: nothing to run; expected --config, or --model with --source. edgerun demo shows it on a bundled "
+            "clip; edgerun run --model ssd-mobilenet-v2-oid --source /dev/video0 needs no file; edgerun init writes a "
+            "config for edgerun run --config edgerun.toml.",
         ),
         (["run", "--model", "a"], "edgerun: nothing to run; expected --source. See edgerun run --help."),
         (

@@ -227,7 +227,8 @@ def test_a_signed_manifest_that_parsers_would_not_agree_on(box: Box, tmp_path: P
     made = signed(contents, changed.encode(), KEY)
     path = write_folder(tmp_path / "b", made, {})
     (path / "manifest.json").write_bytes(made["manifest.json"])
-    box.attack(path)
+    why = ("manifest is not valid", "manifest is of a version", "manifest.json: too large")
+    assert any(one in box.attack(path) for one in why)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])

@@ -202,21 +202,22 @@ def test_old_versions_go_and_the_active_and_previous_stay(base: Path, tmp_path: 
     assert {path.name for path in (tmp_path / "store" / "net").iterdir()} == {"3", "1", "state.json"}
 
 
-def test_the_store_keeps_its_budget(base: Path, tmp_path: Path) -> None:
-    def stored() -> int:
-        return sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
+def test_the_store_keeps_its_budget(tmp_path: Path) -> None:
+    """Old versions go where room is needed, never the active and the previous one."""
 
-    put(Store.open(tmp_path / "store"), base / "net-1")
-    one = stored()
-    tight = Store.open(tmp_path / "store", limits=Limits(max_bytes=one + 100))
+    def offer(version: str, limit: int) -> list[str]:
+        store = Store.open(tmp_path / "store", limits=Limits(keep=10, max_bytes=limit))
+        put(store, bundle(tmp_path, version, more=["x" * 100_000]))
+        return [one.version for one in store.versions("net")]
+
+    assert [offer(version, 350_000) for version in "123"][-1] == ["3", "2", "1"]
+    assert offer("4", 350_000) == ["4", "3", "2"]
     with pytest.raises(DeviceError, match="would outgrow its budget"):
-        put(tight, base / "net-2")
-    assert tight.record("net").active == "1"
-    assert stored() == one
-    roomy = Store.open(tmp_path / "store", limits=Limits(max_bytes=one * 5 // 2, keep=10))
-    put(roomy, base / "net-2")
-    put(roomy, base / "net-3", activate=False)
-    assert [v.version for v in roomy.versions("net")] == ["3", "2", "1"] or stored() <= one * 5 // 2
+        offer("5", 250_000)
+    record = Store.open(tmp_path / "store").record("net")
+    assert (record.active, record.previous) == ("4", "3")
+    assert load(tmp_path / "store" / "net" / "4").version == "4"
+    assert sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file()) < 250_000
 
 
 def test_free_space_is_left(base: Path, tmp_path: Path) -> None:
