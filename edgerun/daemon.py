@@ -110,6 +110,7 @@ class _Turn:
         hung: StageError | None = None
         try:
             death = self._run_to_its_end()
+            self._app.fell = death is not None
         finally:
             self._supervisor.stopping("stopping")
             try:

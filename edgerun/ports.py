@@ -200,7 +200,9 @@ class Decoder(Protocol):
 
 
 class Incoming(msgspec.Struct, frozen=True):
-    """One message from the broker. Response topic, correlation and expiry are MQTT 5's, None where the sender or the link has none."""
+    """One message from the broker. Response topic, correlation and expiry are MQTT 5's, None where the sender or the
+    link has none.
+    """
 
     topic: str
     payload: bytes
@@ -211,6 +213,8 @@ class Incoming(msgspec.Struct, frozen=True):
     expires_in_s: int | None = None
     packet: tuple[int, int] | None = None
     """The link it came by and its packet id there, where whoever takes it is to acknowledge it."""
+    came_ns: int = 0
+    """When it arrived here (monotonic)."""
 
 
 class Broker(Protocol):

@@ -16,7 +16,7 @@ FLOORS = {
     "capture": 2, "preprocess": 2, "infer": 2, "decode": 2, "publish": 2, "device": 2, "models": 2,
     "telemetry": 2, "web": 2, "pipeline": 2, "scene": 2, "control": 2,
     "app": 3, "service": 3,
-    "daemon": 4, "setup": 4, "batch": 4, "watch": 4, "bench": 4, "doctor": 4,
+    "daemon": 4, "setup": 4, "batch": 4, "watch": 4, "fleet": 4, "bench": 4, "doctor": 4, "worker": 4,
     "convert": 5,
     "cli": 6,
     "__main__": 7,

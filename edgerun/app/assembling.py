@@ -21,6 +21,7 @@ from edgerun.app.preparing import Parts, Preparing
 from edgerun.app.reloading import Reloading
 from edgerun.app.renewing import Followers, LiveEngines, Renewing
 from edgerun.app.reporting import Reporting
+from edgerun.app.rollout_file import Resumed, resume
 from edgerun.app.saying import Saying
 from edgerun.app.telling import DevicePicture, Telling
 from edgerun.app.tracing import Tracing
@@ -47,6 +48,7 @@ from edgerun.security.sealing import SealingKey, seal_as
 from edgerun.slot import Outbox
 from edgerun.spool.options import state_folder
 from edgerun.telemetry.ledger import Ledger
+from edgerun.telemetry.phase import phase_s
 from edgerun.telemetry.reporter import Reporter
 from edgerun.telemetry.states import StateKeeper
 from edgerun.telemetry.trace import Trace
@@ -57,6 +59,7 @@ if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a brok
     from edgerun.app.entrance import Entrance
     from edgerun.app.governing import Governing, News
     from edgerun.app.page import StatusPage
+    from edgerun.app.rolling import Rolling
     from edgerun.broker.connection import Connection, ConnectionStats
     from edgerun.broker.message import Message
     from edgerun.control.desk import Act
@@ -95,7 +98,8 @@ class Assembly:
     ) -> None:
         self.clock = clock
         self._heap = Heap()
-        self._config = config
+        resumed = resume(config, clock.unix_s()) if reread is not None else Resumed(config)
+        self._config = config = resumed.config
         self._reread, self._on_loading = reread, on_loading
         self._options = options
         self._notices = notices
@@ -120,6 +124,9 @@ class Assembly:
         self._governing: Governing | None = None
         self._entrance: Entrance | None = None
         self._page: StatusPage | None = None
+        self._rolling: Rolling | None = None
+        self.fell = True
+        """Whether the run is at its end because something of it failed; whoever drives it says when not."""
         self._spool: Spool | None = None
         self._followers: Followers | None = None
         self._opened = ExitStack()
@@ -194,6 +201,8 @@ class Assembly:
             self.changing = Changing(self._reloading, self.pipeline, reread)
             if self._broker is not None and config.mqtt is not None and config.mqtt.desired:
                 self.changing.wish(self._broker, f"{config.mqtt.prefix}/{config.device.id}")
+            if resumed.rollouts:
+                self._open_rolling(resumed)
         except BaseException:
             self.close()
             raise
@@ -228,11 +237,12 @@ class Assembly:
     def _spooled(self) -> dict[str, dict[str, Any]]:
         if self._spool is None:
             return {}
+        rollout = {} if self._rolling is None else {"rollout": dict(self._rolling.group())}
         from edgerun.app.linking import spool_group
 
         audit = self._control.audit if self._control is not None else None
         security = self._reporting.posture() | ({} if audit is None else {"audit": audit.works})
-        return {**spool_group(self._spool), "security": security}
+        return {**spool_group(self._spool), "security": security, **rollout}
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
@@ -265,6 +275,7 @@ class Assembly:
             broker=self._broker,
             pictures_of=frozenset(snapshot_plans(config)),
             looked_at=self._looked_at,
+            address=(config.mqtt.prefix if config.mqtt is not None else "edgerun", config.device.id),
         )
 
     def _build_reloading(self, followers: Followers, context: SinkContext) -> Reloading:
@@ -293,13 +304,15 @@ class Assembly:
             self._control.reloaded(self._parts.config, text, ok=kind == "reloaded")
 
     def _open_control(self) -> tuple[Controlling, Asking]:
-        from edgerun.app.controlling import Controlling
+        from edgerun.app.controlling import Controlling, probes
 
         tracing = Tracing(self._trace, state_folder() / "trace", self.clock)
         asking = Asking(self._snapshots, self.pipeline, self._states)
-        more: dict[str, Act] = {"trace": tracing.tell, "snapshot": asking.ask}
+        more: dict[str, Act] = {"trace": tracing.tell, "snapshot": asking.ask, **probes(self._states)}
         if self._reread is not None:
             more["reload"] = lambda arguments: self.changing.reload_by_command(arguments)
+            more["model/install"] = lambda arguments: self._rollouts().install(arguments)
+            more["model/rollback"] = lambda arguments: self._rollouts().rollback(arguments)
         if self._entrance is not None:
             from edgerun.app.shaping import shapes
 
@@ -309,6 +322,28 @@ class Assembly:
         )
         self._opened.callback(control.close)
         return control, asking
+
+    def _rollouts(self) -> Rolling:
+        return self._rolling if self._rolling is not None else self._open_rolling(Resumed(self._parts.config))
+
+    def _open_rolling(self, resumed: Resumed) -> Rolling:
+        from edgerun.app.rolling import Rolling, Ties
+
+        ties = Ties(
+            config=lambda: self._parts.config,
+            reread=self.changing.named,
+            models=self._models,
+            pipeline=self.pipeline,
+            changing=self.changing,
+            notices=self._notices,
+            clock=self.clock,
+            note=self.saying.note,
+            audit=lambda: None if self._control is None else self._control.audit,
+            readings=self._picture.readings,
+            versions=self._telling.versions,
+        )
+        self._rolling = Rolling(ties, resumed)
+        return self._rolling
 
     def _looked_at(self, stream: str) -> bool:
         return self._page is not None and self._page.looked_at(stream)
@@ -356,6 +391,7 @@ class Assembly:
             interval_s,
             read_device=self._picture.take,
             drift=self._drift,
+            first_s=phase_s(self._config.device.id, interval_s),
         )
 
     def _birth(self) -> Sequence[Message]:

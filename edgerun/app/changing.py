@@ -64,6 +64,12 @@ class Changing:
 
         self._reloading.ask(make, done, replaced=(name,))
 
+    def named(self) -> Config:
+        """The config that a reload would have run now. Raises `EdgerunError`."""
+        if self._reread is None:
+            return self._reloading.config
+        return self._reread(None if self._desiring is None else self._desiring.overlay)
+
     def add_sink(self, sink: Sink, done: Done) -> None:
         """Give `sink` every result too, with its picture where it wants that; whoever made it closes it."""
         self._pipeline.publisher.add(sink)

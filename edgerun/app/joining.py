@@ -13,6 +13,7 @@ from edgerun.app.listening import LISTENERS, check_listener, check_windows, list
 from edgerun.app.observing import Inspect, inspector
 from edgerun.app.opening import LoadedModel, check_labels, check_state, of_crops, open_decoder
 from edgerun.app.picturing import check_snapshot, check_variant
+from edgerun.app.remoting import asked, make_remote_worker
 from edgerun.clock import Clock
 from edgerun.config import Config, GateConfig, ModelConfig, RunOptions, StreamConfig, ThenConfig, TrackConfig
 from edgerun.errors import ConfigError
@@ -31,6 +32,7 @@ from edgerun.pipeline.pipeline import lanes_of
 from edgerun.pipeline.turns import Batching, Turns
 from edgerun.pipeline.worker import Worker
 from edgerun.ports import Broker, Gate, Scene, Source, SourceContext
+from edgerun.preprocess import PicturePreprocess
 from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.types import Image, ModelInfo
@@ -57,6 +59,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     broker: Broker | None = None
     pictures_of: frozenset[str] = frozenset()
     looked_at: Callable[[str], bool] = lambda stream: False
+    address: tuple[str, str] = ("edgerun", "")
+    """The first two levels of this device's topics."""
 
 
 class JoinedStream(msgspec.Struct, frozen=True):
@@ -218,6 +222,7 @@ def _plan(name: str, stream: StreamConfig, model_name: str, model: LoadedModel) 
         scene=_scene(name, stream, model),
         ordered=model.ordered,
         window=model.bundle.signal is not None,
+        threshold=asked(stream, model.bundle),
     )
 
 
@@ -253,6 +258,7 @@ def _cascade_plan(name: str, stream: StreamConfig, then: ThenConfig, model: Load
         weight=stream.weight,
         depth=max(_MOST_AWAITED, then.max_crops),
         crops=True,
+        threshold=asked(of_crops(stream, then), model.bundle),
     )
 
 
@@ -367,6 +373,9 @@ def make_worker(
     shown = any(lane.plan.stream in shared.pictures_of for lane in lanes)
     keep_pictures = shared.keep_pictures or shown
     ending = Ending(info, shared.outbox, shared.clock, keep_pictures=keep_pictures, looked_at=shared.looked_at)
+    if model.outsourced is not None and isinstance(model.preprocess, PicturePreprocess):
+        parts = (name, model.bundle, model.outsourced, model.preprocess, turns, ending, shared.clock)
+        return make_remote_worker(*parts, shared.broker, shared.address)
     # Of what remembers, nothing is prepared before the answer to what came before is there.
     kind = OverlappedWorker if model.overlapped and not model.ordered else Worker
     return kind(name, model.engine, model.preprocess, turns, ending, shared.clock, partial(reset, model.engine))

@@ -14,14 +14,10 @@ def make_pages(scraped: Scraped) -> tuple[Exporter, dict[str, Page]]:
     """
     exporter = Exporter(scraped)
 
-    def why_not_ready() -> str | None:
-        silent = [name for name, now in scraped.states.all().items() if now.state in ("stalled", "ended")]
-        return f"no results from {', '.join(silent)}" if silent else None
-
     return exporter, {
         "/metrics": metrics_page(exporter.exposition, CONTENT_TYPE),
         "/healthz": health_page(lambda: None),
-        "/readyz": health_page(why_not_ready),
+        "/readyz": health_page(scraped.states.why_not_ready),
     }
 
 

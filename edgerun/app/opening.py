@@ -10,7 +10,7 @@ import msgspec
 from edgerun.app.listening import LISTENERS, check_listener, check_windows, open_signal, rate_of_sources, source_options
 from edgerun.app.picturing import check_snapshot, check_variant, concealing, threshold_for
 from edgerun.app.proving import golden_tensors
-from edgerun.app.remoting import Outsourced, asked, carrying
+from edgerun.app.remoting import Outsourced, carrying
 from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
 from edgerun.errors import ConfigError, EdgerunError, ModelError, did_you_mean

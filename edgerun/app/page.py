@@ -234,8 +234,7 @@ class Facts:
 
     def why_not_ready(self) -> str | None:
         """Which streams give no results."""
-        silent = [name for name, now in self._sources.states.all().items() if now.state in ("stalled", "ended")]
-        return f"no results from {', '.join(silent)}" if silent else None
+        return self._sources.states.why_not_ready()
 
     def _streams(self) -> dict[str, Any]:
         pictures = self.pictures()

@@ -97,6 +97,11 @@ class Reloading:
         self._stopping = threading.Event()
 
     @property
+    def config(self) -> Config:
+        """The one that runs."""
+        return self._parts.config
+
+    @property
     def busy(self) -> bool:
         """Whether a change is under way or waits."""
         with self._lock:

@@ -50,6 +50,7 @@ class Reporting:
             engines=engines,
             security=self.posture(),
             policy=data_policy(config, self._options),
+            labels=config.device.labels,
         )
 
     def posture(self) -> dict[str, Any]:

@@ -73,6 +73,8 @@ class App(Assembly):
             self._page.close()
         if self._control is not None:
             self._control.close()
+        if self._rolling is not None:
+            self._rolling.stop(well=not self.fell)
         self.changing.stop()
         self._close_governing()
         try:
@@ -137,6 +139,8 @@ class App(Assembly):
             self._telling.look(self._reporter.latest)
         self._telling.tick()
         self.changing.tick()
+        if self._rolling is not None:
+            self._rolling.tick()
         if self._entrance is not None and self._page is None and self._is_under_way():
             self._open_page(self._entrance)
 

@@ -97,13 +97,14 @@ class Shadow:
             if min(tally.count for tally in self._tallies) >= FEWEST:
                 scores = compare(self._tallies[1], self._tallies[0].reference())
                 scores.pop("labels")
-            pairs = [tuple(one.percentiles((50, 95))) for one in self._ms]
+            before, after = (tuple(one.percentiles((50, 95))) for one in self._ms)
             return Comparison(
-                self._frames,
-                self._seen,
-                self._apart / self._seen if self._seen else 0.0,
-                self._failures,
-                *((pair[0], pair[1]) if pair else None for pair in pairs),
+                frames=self._frames,
+                seen=self._seen,
+                disagreement=self._apart / self._seen if self._seen else 0.0,
+                failures=self._failures,
+                before_ms=(before[0], before[1]) if before else None,
+                after_ms=(after[0], after[1]) if after else None,
                 scores=scores,
                 age_ratio=self._age_ratio(),
             )

@@ -370,7 +370,7 @@ class Connection:
             now_ns = self._clock.mono_ns()
             session.settle(now_ns)
             for incoming in link.incoming:
-                for left in self._inboxes.deliver(incoming):
+                for left in self._inboxes.deliver(msgspec.structs.replace(incoming, came_ns=now_ns)):
                     self.ack(left)
             link.incoming.clear()
         return link.ending

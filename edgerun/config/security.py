@@ -13,7 +13,7 @@ from edgerun.secret import Secret
 from edgerun.security.keys import parse_public
 from edgerun.validate import Report, show
 
-DEFAULT_COMMANDS = ("pause", "resume", "snapshot", "trace", "reload")
+DEFAULT_COMMANDS = ("pause", "resume", "snapshot", "trace", "reload", "alive", "ready")
 _VERB = r"^[a-z0-9_-]{1,32}(/([a-z0-9_-]{1,32}|\*))?\Z"
 
 

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
-from edgerun.config.rollout import RolloutConfig
 from edgerun.config.remote import RemoteConfig
+from edgerun.config.rollout import RolloutConfig
 from edgerun.config.security import SecurityConfig
 from edgerun.config.store import StoreConfig
 from edgerun.config.watching import (
@@ -78,6 +78,16 @@ def topic_prefix(text: str) -> str:
     return text
 
 
+def device_labels(labels: dict[str, str]) -> dict[str, str]:
+    """`labels` when they can be asked for as `name=text`. Raises `ValueError` that names the first that cannot."""
+    for name, text in labels.items():
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", name) or not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", text):
+            raise ValueError(f"{name[:80]!r} is no label, or what it says is none")
+    if len(labels) > 16:
+        raise ValueError(f"{len(labels)} labels")
+    return labels
+
+
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=NAME, extra={"expected": NAME_WORDS})]
 Text = Annotated[str, Meta(min_length=1)]
@@ -96,6 +106,13 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="The device's name in topics, and its MQTT client id. By default `$EDGERUN_DEVICE_ID`, else the host's name."
         ),
     ] = msgspec.field(default_factory=default_device_id)
+    labels: Annotated[
+        dict[str, str],
+        Meta(
+            description='What it is told apart by among many, such as `{ site = "north" }`; stands in `info`.',
+            extra={"parse": device_labels, "expected": "at most 16 of name = text, of A-Z a-z 0-9 . _ -"},
+        ),
+    ] = {}
 
 
 class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

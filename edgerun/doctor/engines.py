@@ -46,7 +46,7 @@ def _question(model: ModelConfig) -> Question:
         "model",
         False,
         str(model.path),
-        model.engine,
+        model.format,
         model.runtime,
         model.accelerators,
         model.threads,

@@ -42,11 +42,20 @@ class Landed(msgspec.Struct, frozen=True):
 class Others(Protocol):
     """Those who infer elsewhere. `open` and `close` frame every use; `landed` is called by another thread."""
 
-    absent: str
-    has_room: bool
-    waiting: bool
-    usual_ns: int
-    patience_ns: int
+    @property
+    def absent(self) -> str: ...
+
+    @property
+    def has_room(self) -> bool: ...
+
+    @property
+    def waiting(self) -> bool: ...
+
+    @property
+    def usual_ns(self) -> int: ...
+
+    @property
+    def patience_ns(self) -> int: ...
 
     def open(self, landed: Callable[[], None]) -> None: ...
 
@@ -76,7 +85,8 @@ class _Local:
 class ElsewhereWorker(Worker):
     """Frames go to `others`, as many at a time as those take; what does not, waits in its Slot, where newer ones win.
 
-    `engine` stands for all of it, `here` for what infers in this process. `first` there: that, if any, works only while nobody answers there. `first` here: what comes while it
+    `engine` stands for all of it, `here` for what infers in this process. `first` there: that, if any, works only while
+    nobody answers there. `first` here: what comes while it
     is busy goes there. Results of a lane that remembers its scene keep their order: an answer waits for those before
     it, but no longer than answers usually take; what is overtaken so is `superseded`. `preprocess` needs two rows.
     """

@@ -163,12 +163,13 @@ def info(
     root: Path = Path("/"),
     security: Mapping[str, Any] | None = None,
     policy: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The birth certificate on `…/info`.
 
     `runtimes` as the engines name themselves ("litert 2.3.0"), `models` by their name in the config, `streams` as
     {stream: names of its models}, `accelerators` as {engine: accelerator in use}, `security` as who may read and change
-    what, `policy` as what leaves the device and what it keeps. Boot id and board are read below `root`, and left out
+    what, `policy` as what leaves the device and what it keeps, `labels` as the operator's own. Boot id and board are read below `root`, and left out
     where the machine has none.
     """
     out: dict[str, Any] = {"v": VERSION, "device": device, "ts": round(ts, 3), "run": run}
@@ -187,6 +188,8 @@ def info(
         out["security"] = dict(security)
     if policy:
         out["data_policy"] = dict(policy)
+    if labels:
+        out["labels"] = dict(labels)
     return out
 
 

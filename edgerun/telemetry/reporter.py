@@ -41,6 +41,8 @@ class ReportedDevice(msgspec.Struct, frozen=True):
     security: Mapping[str, Any] = {}
     policy: Mapping[str, Any] = {}
     """What leaves the device, and what it keeps."""
+    labels: Mapping[str, str] = {}
+    """What an operator calls it by: site, rack, ring."""
 
     def topic(self, rest: str) -> str:
         """`<prefix>/<device>/<rest>`."""
@@ -52,7 +54,7 @@ class Reporter:
 
     `read_load` gives what the process costs by name (`rss_mib`), `read_device` further groups of telemetry by name, as
     the device knows them now (`thermal`, `power`, `disk`, `spool` …), `read_streams` further keys of streams by account
-    (`j_per_inference` …).
+    (`j_per_inference` …). `first_s`: the first telemetry comes after so long, not after a whole interval.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Reporter:
         read_device: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         read_streams: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         drift: DriftWatch | None = None,
+        first_s: float | None = None,
     ) -> None:
         self._device = device
         self._states = states
@@ -81,7 +84,7 @@ class Reporter:
         self._interval_ns = round(telemetry_interval_s * 1e9)
         now_ns = clock.mono_ns()
         self._next_state_ns = now_ns
-        self._next_telemetry_ns = now_ns + self._interval_ns
+        self._next_telemetry_ns = now_ns + (self._interval_ns if first_s is None else round(first_s * 1e9))
         self._events = self._telemetries = 0
         self.latest: Mapping[str, Any] = {}
         """The telemetry that was sent last."""
@@ -135,6 +138,7 @@ class Reporter:
             accelerators={name: engine.info().accelerator for name, engine in engines.items()},
             security=self._device.security,
             policy=self._device.policy,
+            labels=self._device.labels,
         )
         states = [self._state(name, state) for name, state in self._states.all().items()]
         return [(self._device.topic("info"), msgspec.json.encode(info)), *states]

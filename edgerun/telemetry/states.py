@@ -144,6 +144,11 @@ class StateKeeper:
             self._changed.clear()
             return changed
 
+    def why_not_ready(self) -> str | None:
+        """Which streams give no results though they should; None where all do."""
+        silent = [name for name, now in self.all().items() if now.state in ("stalled", "ended")]
+        return f"no results from {', '.join(silent)}" if silent else None
+
     def all(self) -> dict[str, StreamState]:
         """Every stream's state, for the birth messages after a connection was made."""
         with self._lock:
