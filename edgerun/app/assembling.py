@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ from edgerun.progress import Progress
 from edgerun.security.sealing import SealingKey, seal_as
 from edgerun.slot import Outbox
 from edgerun.spool.options import state_folder
-from edgerun.telemetry.ledger import Ledger
+from edgerun.telemetry.ledger import Ledger, StreamTotals
 from edgerun.telemetry.phase import phase_s
 from edgerun.telemetry.reporter import Reporter
 from edgerun.telemetry.states import StateKeeper
@@ -60,8 +60,9 @@ if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a brok
     from edgerun.app.governing import Governing, News
     from edgerun.app.page import StatusPage
     from edgerun.app.rolling import Rolling
-    from edgerun.broker.connection import Connection, ConnectionStats
+    from edgerun.broker.connection import Connection
     from edgerun.broker.message import Message
+    from edgerun.broker.stats import ConnectionStats
     from edgerun.control.desk import Act
     from edgerun.spool.spool import Spool
     from edgerun.telemetry.prometheus import Scraped
@@ -340,10 +341,15 @@ class Assembly:
             note=self.saying.note,
             audit=lambda: None if self._control is None else self._control.audit,
             readings=self._picture.readings,
+            totals=self._totals_of,
             versions=self._telling.versions,
         )
         self._rolling = Rolling(ties, resumed)
         return self._rolling
+
+    def _totals_of(self, model: str) -> Mapping[str, StreamTotals]:
+        lanes = {name for name, lane in self._parts.joined.lanes.items() if lane.plan.model == model}
+        return {name: one for name, one in self._ledger.totals().items() if name in lanes}
 
     def _looked_at(self, stream: str) -> bool:
         return self._page is not None and self._page.looked_at(stream)

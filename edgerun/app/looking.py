@@ -1,18 +1,21 @@
-"""How a model does while it serves: from the meters of its lanes and the device's temperature."""
+"""How a model does while it serves: from the account of its lanes and the device's temperature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edgerun.clock import Clock
-from edgerun.meter import Histogram, StreamMeter
+from edgerun.meter import Histogram
 from edgerun.models.rollout import FEWEST, Health
-from edgerun.pipeline.pipeline import Pipeline
+from edgerun.telemetry.ledger import StreamTotals
 from edgerun.types import Reading
 
 _LATE = ("failed", "expired")
 _WINDOW_NS = 600_000_000_000
 """What is judged is no older than this: a fault that comes late is not outvoted by a good beginning."""
+
+Totals = Callable[[], Mapping[str, StreamTotals]]
+"""What was measured since the start of each account of one model."""
 
 
 class Window:
@@ -20,32 +23,28 @@ class Window:
 
     def __init__(
         self,
-        name: str,
-        pipeline: Pipeline,
+        totals: Totals,
         readings: Callable[[], Sequence[Reading]],
         clock: Clock,
         before: Health | None = None,
     ) -> None:
-        self._name, self._pipeline, self._readings, self._clock = name, pipeline, readings, clock
+        self._totals, self._readings, self._clock = totals, readings, clock
         self._before = before or Health()
-        self._begun_ns = clock.mono_ns()
+        self._begun_ns = self._based_ns = clock.mono_ns()
         self._temp_c = hottest_c(readings())
+        self._bases = dict(totals())
         self._results = 0
-        self._bases: dict[StreamMeter, tuple[Histogram, int, int]] = {}
-        self._rebased_ns = self._begun_ns
-        for meter in self._meters():
-            self._bases[meter] = _state_of(meter)
+        """Before the bases."""
 
     def look(self) -> Health:
         """How it does now."""
+        now_ns, totals = self._clock.mono_ns(), self._totals()
         infer, published, late = Histogram(), 0, 0
-        for meter in self._meters():
-            base = self._bases.setdefault(meter, _state_of(meter))
-            now = _state_of(meter)
-            infer.merge(now[0].since(base[0]))
-            published += now[1] - base[1]
-            late += now[2] - base[2]
-        now_ns = self._clock.mono_ns()
+        for name, total in totals.items():
+            base = self._bases.setdefault(name, total)
+            infer.merge(total.stages["infer"].since(base.stages["infer"]))
+            published += total.account.fates["published"] - base.account.fates["published"]
+            late += _late(total) - _late(base)
         temp_c = hottest_c(self._readings())
         if self._temp_c is None:
             self._temp_c = temp_c
@@ -57,24 +56,18 @@ class Window:
             p95_ms=infer.percentile(95),
             temp_rise_c=None if temp_c is None or self._temp_c is None else max(0.0, temp_c - self._temp_c),
         )
-        if now_ns - self._rebased_ns > _WINDOW_NS and published + late >= FEWEST:
-            self._rebased_ns, self._results = now_ns, self._results + published
-            self._bases = {meter: _state_of(meter) for meter in self._meters()}
+        if now_ns - self._based_ns > _WINDOW_NS and published + late >= FEWEST:
+            self._based_ns, self._results, self._bases = now_ns, self._results + published, dict(totals)
         return health
 
-    def _meters(self) -> list[StreamMeter]:
-        return [lane.meter for lane in self._pipeline.lanes if lane.plan.model == self._name]
 
-
-def baseline(name: str, pipeline: Pipeline) -> tuple[float | None, float]:
+def baseline(totals: Mapping[str, StreamTotals]) -> tuple[float | None, float]:
     """p95 of the inference (ms) and share of failures of what has served so far; None where too little is known."""
     infer, ended, late = Histogram(), 0, 0
-    for lane in pipeline.lanes:
-        if lane.plan.model == name:
-            histogram, published, failures = _state_of(lane.meter)
-            infer.merge(histogram)
-            ended += published + failures
-            late += failures
+    for total in totals.values():
+        infer.merge(total.stages["infer"])
+        ended += total.account.fates["published"] + _late(total)
+        late += _late(total)
     return infer.percentile(95) if infer.count >= FEWEST else None, late / ended if ended >= FEWEST else 0.0
 
 
@@ -83,6 +76,5 @@ def hottest_c(readings: Sequence[Reading]) -> float | None:
     return max((one.value for one in readings if one.name.endswith("/temp_c")), default=None)
 
 
-def _state_of(meter: StreamMeter) -> tuple[Histogram, int, int]:
-    fates = meter.account.view().fates
-    return meter.stages["infer"].since(None), fates["published"], sum(fates[one] for one in _LATE)
+def _late(total: StreamTotals) -> int:
+    return sum(total.account.fates[one] for one in _LATE)

@@ -24,7 +24,7 @@ from edgerun.pipeline.lane import LanePlan
 from edgerun.pipeline.turns import Turns
 from edgerun.ports import Broker, Decoder, Engine
 from edgerun.preprocess import PicturePreprocess
-from edgerun.types import Answer, EngineInfo, Placement, Tensor, TensorSpec
+from edgerun.types import Answer, Classification, Detection, EngineInfo, Placement, Segment, Tensor, TensorSpec
 from edgerun.validate import show
 
 _REMOTE = EngineInfo("remote", "remote", 0)
@@ -67,10 +67,7 @@ class Outsourced:
 
     def _informed(self) -> EngineInfo:
         here, absent = self.here, self._absent
-        if here is None or (self.remote.first == "there" and not absent):
-            found = _REMOTE
-        else:
-            found = here.info
+        found = _REMOTE if here is None or (self.remote.first == "there" and not absent) else here.info
         return msgspec.structs.replace(found, fallbacks=(("remote", absent),)) if absent else found
 
     def note(self, absent: str) -> None:
@@ -111,7 +108,12 @@ class Carried:
         answer: Any = outputs[0] if len(outputs) == 1 else None
         if not isinstance(answer, Answer):
             return self._decoder.decode(outputs, placement)
-        for one in (*(answer.detections or ()), *(answer.classes or ()), *(answer.segments or ())):
+        found: tuple[Detection | Classification | Segment, ...] = (
+            *(answer.detections or ()),
+            *(answer.classes or ()),
+            *(answer.segments or ()),
+        )
+        for one in found:
             if one.label not in self._known and (self._known or one.label != str(one.class_id)):
                 what = "an answer with a class that the model does not have"
                 raise FrameError(what, reason="remote_garbage", got=show(one.label))
@@ -120,8 +122,8 @@ class Carried:
 
 def reading_of(bundle: Bundle) -> str:
     """A digest of how the model's input is made and its outputs are read: both ends must do it alike."""
-    size = bundle.decoder, dict(bundle.decoder_options), bundle.labels, bundle.picture
-    return hashlib.sha256(repr(size).encode()).hexdigest()[:16]
+    both = bundle.decoder, dict(bundle.decoder_options), bundle.labels, bundle.picture
+    return hashlib.sha256(repr(both).encode()).hexdigest()[:16]
 
 
 def carrying(decoder: Decoder, outsourced: Outsourced | None) -> Decoder:

@@ -42,6 +42,7 @@ from edgerun.models.rollout import (
 )
 from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
+from edgerun.telemetry.ledger import StreamTotals
 from edgerun.types import Reading
 from edgerun.validate import show
 
@@ -71,6 +72,8 @@ class Ties(msgspec.Struct, frozen=True):
     note: Callable[[str, str], None]
     audit: Callable[[], Auditing | None]
     readings: Callable[[], Sequence[Reading]]
+    totals: Callable[[str], Mapping[str, StreamTotals]]
+    """What was measured of each account of a model."""
     versions: ModelTopics | None = None
 
 
@@ -228,7 +231,7 @@ class Rolling:
         if rollout.state == "staged":
             self._fetch(trial)
         elif rollout.state == "verified":
-            p95_ms, failures = baseline(rollout.name, self._ties.pipeline)
+            p95_ms, failures = baseline(self._ties.totals(rollout.name))
             if not rollout.passed and p95_ms is not None:
                 self._go(trial, Began(p95_ms, failures))
         elif rollout.state == "shadow" and not rollout.passed:
@@ -348,7 +351,7 @@ class Rolling:
             return
         if trial.window is None:
             readings, clock = self._ties.readings, self._ties.clock
-            trial.window = Window(rollout.name, self._ties.pipeline, readings, clock, rollout.health)
+            trial.window = Window(partial(self._ties.totals, rollout.name), readings, clock, rollout.health)
         self._go(trial, Looked(trial.window.look()))
         if trial.rollout.state != rollout.state:
             trial.window = None

@@ -100,6 +100,9 @@ def resume(config: Config, now: float) -> Resumed:
     for name, rollout in kept.items():
         if rollout.device != config.device.id or rollout.name not in config.models:
             continue
+        if rollout.state == "staged":  # nothing of it is in the store
+            rollouts[name] = rollout
+            continue
         try:
             store = open_store(config)
             path = store.path(name)

@@ -20,6 +20,7 @@ from edgerun.broker.options import Address, BrokerOptions
 from edgerun.broker.outgoing import Outgoing
 from edgerun.broker.reconnect import MQTT_5, Route
 from edgerun.broker.session import Session
+from edgerun.broker.stats import ConnectionStats
 from edgerun.broker.tls import tls_context
 from edgerun.clock import Clock
 from edgerun.errors import BrokerError, ConfigError, StageError
@@ -30,36 +31,6 @@ _log = logging.getLogger("edgerun.broker")
 
 _TICK_S = 1.0
 _JOIN_GRACE_S = 0.5
-
-
-class ConnectionStats(msgspec.Struct, frozen=True):
-    """How the connection stands. `queued = sent0 + acked + Σ dropped + waiting + in_flight` at any moment."""
-
-    connected: bool
-    protocol: str | None
-    """"5" or "3.1.1" of the present link; None without one."""
-    queued: int
-    """Messages given to `publish`."""
-    sent: int
-    """PUBLISH packets written, repetitions, status and birth messages among them."""
-    sent0: int
-    """QoS 0 messages written."""
-    acked: int
-    """QoS 1 messages acknowledged."""
-    dropped: dict[str, int]
-    """By reason, see `OutgoingStats`."""
-    waiting: int
-    in_flight: int
-    waiting_bytes: int
-    reconnects: int
-    """Links accepted after the first."""
-    resent: int
-    """QoS 1 messages that were on the way when a link was lost: they may arrive twice."""
-    oldest_unacked_s: float | None
-    retry_in_s: float | None
-    """Time to the next attempt; None while connected or connecting."""
-    broker: str
-    """`host:port` of the present or next link."""
 
 
 class Connection:

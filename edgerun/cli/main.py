@@ -32,6 +32,7 @@ COMMANDS = {
     "batch": ("edgerun.cli.batch", "recordings through a model, many at once, every frame accounted for"),
     "worker": ("edgerun.cli.worker", "take other devices' frames from a shared subscription, answer with results"),
     "watch": ("edgerun.cli.watch", "live terminal view of one device or a fleet from its MQTT topics"),
+    "fleet": ("edgerun.cli.fleet", "many devices at once: how they are, and rollouts of models in stages"),
     "explain": ("edgerun.cli.explain", "which part of a picture carried a model's result, as a heat-map"),
     "import-frigate": ("edgerun.cli.import_frigate", "a config of edgerun from one of Frigate"),
     "completion": ("edgerun.cli.completion", "a shell's completion script"),

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises `ConfigError` for what cannot be watched, or not here."""
-    from edgerun.config.structs import broker_url, topic_prefix
+    from edgerun.config.mqtt import broker_url, topic_prefix
 
     for flag, parse, value in (("--broker", broker_url, args.broker), ("--prefix", topic_prefix, args.prefix)):
         try:

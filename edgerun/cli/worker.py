@@ -105,7 +105,8 @@ def _model(args: argparse.Namespace) -> ModelConfig:
 def _broker(args: argparse.Namespace) -> BrokerOptions:
     from edgerun.broker.options import BrokerOptions
     from edgerun.config.build import split_credentials
-    from edgerun.config.structs import broker_url, default_device_id, topic_prefix
+    from edgerun.config.mqtt import broker_url, topic_prefix
+    from edgerun.config.structs import default_device_id
 
     name = args.id if args.id is not None else f"{default_device_id()[:56]}-worker"
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):

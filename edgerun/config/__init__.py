@@ -6,6 +6,7 @@ plug-in. `load` reads a file, `build` takes the same tables from elsewhere (flag
 
 from edgerun.config.build import PLANNED, FindModel, OptionsOf, build, dump, load, split_credentials
 from edgerun.config.governing import GovernorConfig, QuietConfig, SensorsConfig
+from edgerun.config.mqtt import MqttConfig, SpoolConfig
 from edgerun.config.rollout import RolloutConfig
 from edgerun.config.security import SecurityConfig
 from edgerun.config.source import parse_source
@@ -14,10 +15,8 @@ from edgerun.config.structs import (
     Config,
     DeviceConfig,
     ModelConfig,
-    MqttConfig,
     RunOptions,
     SourceConfig,
-    SpoolConfig,
     StreamConfig,
     default_device_id,
     default_threads,

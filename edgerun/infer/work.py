@@ -101,7 +101,7 @@ def read_ask(payload: bytes) -> Ask:
     """Raises `FrameError` for what is no request of this version."""
     try:
         ask = _read_ask(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError("not a request", reason="garbage", got=str(error)) from error
     if ask.v != VERSION:
         raise FrameError("a request of another version", reason="garbage", expected=VERSION, got=ask.v)
@@ -119,7 +119,7 @@ def read_told(payload: bytes) -> Told:
         raise FrameError("an answer too long", reason="remote_garbage", got=f"{len(payload)} bytes")
     try:
         told = _read_told(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError("not an answer", reason="remote_garbage", got=str(error)) from error
     if (
         told.v != VERSION

@@ -19,13 +19,14 @@ from typing import Any
 
 import msgspec
 
-from edgerun.errors import DeviceError, ModelError, did_you_mean
+from edgerun.errors import DeviceError, ModelError
 from edgerun.models import mending
 from edgerun.models import record as records
 from edgerun.models.disk import Disk, disk_error, locked, tree_bytes, try_lock
-from edgerun.models.record import STATE, Installed, Record
+from edgerun.models.record import Installed, Record
+from edgerun.models.shelf import Shelf, unreadable
 from edgerun.models.verify import check_store_folder
-from edgerun.models.versions import NAME, check_name, check_version, order
+from edgerun.models.versions import check_name, check_version, order
 from edgerun.spool.options import state_folder
 
 _log = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ class Staged(msgspec.Struct, frozen=True):
     installed: Installed
 
 
-class Store:
-    """The models of one device. Any number of processes may have it open; those that change it take turns."""
+class Store(Shelf):
+    """The models of one device, and how they change. Any number of processes may have it open; they take turns."""
 
     def __init__(self, folder: Path, limits: Limits, disk: Disk, audit: Audit | None) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.limits = limits
         self.disk = disk
         self.audit = audit or _tell
@@ -86,7 +87,7 @@ class Store:
         try:
             known = not folder.exists() or (folder / MARK).exists() or (folder.is_dir() and not any(folder.iterdir()))
         except OSError as error:
-            raise _unreadable(error, folder) from error
+            raise unreadable(error, folder) from error
         if not known:
             raise DeviceError(
                 "not a model store",
@@ -99,71 +100,6 @@ class Store:
             with suppress(OSError), locked(folder / MARK, 0):
                 mending.clean(folder, folder / _STAGING, store.disk, store._say)
         return store
-
-    def names(self) -> list[str]:
-        """The models that are installed. Raises `DeviceError`."""
-        try:
-            return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name) and (p / STATE).is_file())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise _unreadable(error, self.folder) from error
-
-    def record(self, name: str) -> Record:
-        """What is known of a model. Raises `ModelError` when it is not installed or its file is damaged."""
-        found = self._read(name) if NAME.fullmatch(name) else None
-        if found is None:
-            raise ModelError(
-                "no such model in the store",
-                where=self.folder,
-                expected=", ".join(self.names()) or "a model: the store is empty",
-                got=repr(name),
-                remedy=did_you_mean(name, self.names()) or "see edgerun models list, or edgerun models fetch",
-            )
-        return found
-
-    def versions(self, name: str) -> list[Installed]:
-        """A model's versions, the newest first. Raises `ModelError`."""
-        return self.record(name).ordered()
-
-    def installed(self, name: str, version: str | None = None) -> Installed:
-        """One version, by default the active one. Raises `ModelError`."""
-        found = self.record(name)
-        wanted = version if version is not None else found.active
-        if wanted is None or wanted not in found.versions:
-            raise ModelError(
-                "no such version of the model in the store" if wanted else "no version of the model is active",
-                where=self.folder / name,
-                expected=", ".join(one.version for one in found.ordered()) or "a version",
-                got=wanted,
-                remedy=f"run edgerun models activate {name}@VERSION" if wanted is None else None,
-            )
-        return found.versions[wanted]
-
-    def path(self, name: str, version: str | None = None) -> Path:
-        """The bundle's folder, of the active version or of a named one. Raises `ModelError`."""
-        return self.folder / name / self.installed(name, version).place
-
-    def find(self, text: str) -> Path | None:
-        """The bundle called `name` (its active version) or `name@version`; None when the store has none."""
-        name, _, version = text.partition("@")
-        try:
-            return self.path(name, version or None)
-        except ModelError as error:
-            if NAME.fullmatch(name) and self._has(name):
-                _log.error("%s", error)
-            return None
-
-    def now(self) -> float:
-        """Unix seconds, but never before the last change of any model: a clock without a battery starts in the past,
-        and what has expired or was revoked must not come back with it.
-        """
-        seen = [time.time()]
-        for name in self.names():
-            with suppress(ModelError):
-                found = self._read(name)
-                seen.append(found.seen_at if found is not None else 0.0)
-        return max(seen)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -373,12 +309,6 @@ class Store:
             self._say("removed", found.name, one.version)
         return sum(one.bytes for one in gone)
 
-    def _has(self, name: str) -> bool:
-        return (self.folder / name / STATE).is_file()
-
-    def _read(self, name: str) -> Record | None:
-        return records.read(self.folder / name)
-
     def _write(self, found: Record) -> None:
         records.write(self.folder / found.name, found, self.disk)
 
@@ -419,10 +349,6 @@ def _free_place(home: Path, version: str) -> str | None:
     while (home / f"{version}~{number}").exists():
         number += 1
     return f"{version}~{number}"
-
-
-def _unreadable(error: OSError, where: Path) -> DeviceError:
-    return DeviceError("the model store cannot be read", where=where, got=error.strerror or str(error))
 
 
 def _as_device_error(error: OSError, where: Path) -> OSError:

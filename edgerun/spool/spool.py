@@ -6,8 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from edgerun.broker.message import Kind, Message
 from edgerun.broker.outgoing import Entry
 from edgerun.clock import Clock
@@ -16,6 +14,7 @@ from edgerun.spool.files import Files
 from edgerun.spool.lanes import AHEAD, BATCH, END, Lanes, as_replayed
 from edgerun.spool.notices import Notice
 from edgerun.spool.options import SpoolOptions
+from edgerun.spool.stats import SpoolStats
 from edgerun.spool.store import Dropped, Mark, New, Reason, Store
 
 _log = logging.getLogger(__name__)
@@ -29,21 +28,6 @@ _ROOM_NS = 10_000_000_000
 _RETRY_NS = 10_000_000_000
 _GATHER_S = 0.02  # a flood is written in batches; a kill takes at most this and the time of one write
 _CLOSE_S = 2.0
-
-
-class SpoolStats(msgspec.Struct, frozen=True):
-    """How the spool stands."""
-
-    messages: int
-    """That wait to be replayed."""
-    bytes: int
-    """Of all files."""
-    dropped: dict[str, int]
-    """By class, whatever the reason, since the process started."""
-    replayed: int
-    """Acknowledged since the process started."""
-    broken: str | None
-    """Why nothing is written at the moment."""
 
 
 class Spool(Lanes):

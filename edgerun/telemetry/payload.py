@@ -169,8 +169,8 @@ def info(
 
     `runtimes` as the engines name themselves ("litert 2.3.0"), `models` by their name in the config, `streams` as
     {stream: names of its models}, `accelerators` as {engine: accelerator in use}, `security` as who may read and change
-    what, `policy` as what leaves the device and what it keeps, `labels` as the operator's own. Boot id and board are read below `root`, and left out
-    where the machine has none.
+    what, `policy` as what leaves the device and what it keeps, `labels` as the operator's own. Boot id and board are
+    read below `root`, and left out where the machine has none.
     """
     out: dict[str, Any] = {"v": VERSION, "device": device, "ts": round(ts, 3), "run": run}
     out |= _known(boot_id=boot_id(root), board=board(root))

@@ -1,4 +1,4 @@
-"""A daemon whose model is one of the store, a broker and what it publishes; bundles that differ from the bundled one."""
+"""A daemon whose model is one of the store, a broker, what it publishes; bundles that differ from the bundled one."""
 
 from __future__ import annotations
 
@@ -117,11 +117,12 @@ class Device:
         assert self.process is None
         self.number += 1
         before = len(self.results())
-        with (self.folder / f"log-{self.number}").open("w") as log:
+        log_path, out_path = self.folder / f"log-{self.number}", self.folder / f"out-{self.number}"
+        with log_path.open("w") as log, out_path.open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edgerun", "run", "--config", self.folder / "edge.toml", "--json"],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=log,
                 text=True,
             )
@@ -132,14 +133,15 @@ class Device:
         """No goodbye."""
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             self.process = None
 
     def end(self) -> dict[str, Any]:
         """Ended as it should; the account adds up, and nothing of it failed."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.communicate(timeout=60)
+        self.process.wait(60)
+        out = (self.folder / f"out-{self.number}").read_text()
         code, self.process = self.process.returncode, None
         assert code == 0, self.log
         summary: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -152,13 +154,16 @@ class Device:
     def log(self) -> str:
         return "".join((self.folder / f"log-{n}").read_text() for n in range(1, self.number + 1))
 
+    def send(self, verb: str, **arguments: Any) -> None:
+        """Send a command over MQTT."""
+        command = [mosquitto.program("mosquitto_pub"), "-h", "127.0.0.1", "-p", str(self.broker.port), "-q", "1"]
+        command += ["-t", f"edgerun/dock-1/cmd/{verb}", "-m", json.dumps(arguments)]
+        subprocess.run(command, check=True, timeout=30)
+
     def say(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """Send a command over MQTT; its answer."""
-        mark = str(len(self.seen.messages))
-        topic = f"edgerun/dock-1/cmd/{verb}"
-        command = [mosquitto.program("mosquitto_pub"), "-h", "127.0.0.1", "-p", str(self.broker.port), "-q", "1"]
-        command += ["-t", topic, "-m", json.dumps({**arguments, "id": mark})]
-        subprocess.run(command, check=True, timeout=30)
+        mark, topic = str(len(self.seen.messages)), f"edgerun/dock-1/cmd/{verb}"
+        self.send(verb, **arguments, id=mark)
         found: list[dict[str, Any]] = []
 
         def answered() -> bool:
@@ -199,7 +204,8 @@ class Device:
         return Store.open(self.state / "models")
 
     def active(self) -> str | None:
-        return self.store().record(NAME).active
+        store = self.store()
+        return store.record(NAME).active if NAME in store.names() else None
 
     def add(self, path: Path) -> None:
         """Put a bundle into the store, as a person at the device would, and make it the active one."""

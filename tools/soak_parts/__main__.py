@@ -25,6 +25,7 @@ from tools.soak_parts.watch import Sample, Watch
 
 LOOK_S = 5.0
 TELL_S = 30.0
+BEGIN_S = 60.0
 SETTLE_S = 15.0
 """From the first results of all streams to the first sample that counts."""
 BACK_S = 180.0
@@ -57,6 +58,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         rows = _run(args)
+    except TimeoutError as error:
+        print(f"tools/soak: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("tools/soak: cut short, no verdict", file=sys.stderr)
         return 130
@@ -89,8 +93,9 @@ class Soak:
         """Raises `TimeoutError` when the streams do not even begin."""
         with self._site.daemon() as process:
             self._watch = Watch(process.pid)
-            if not patient_until(lambda: len(self._account.latest_s) == len(STREAMS) or process.poll() is not None, 60):
-                raise TimeoutError(f"within 60 s only {sorted(self._account.latest_s)} gave results")
+            patient_until(lambda: len(self._account.latest_s) == len(STREAMS) or process.poll() is not None, BEGIN_S)
+            if process.poll() is not None or len(self._account.latest_s) < len(STREAMS):
+                raise TimeoutError(self._why_not())
             first = self._wait(process, SETTLE_S)
             self._director.heal()
             until_s = time.monotonic() + self._args.hours * 3600
@@ -129,6 +134,13 @@ class Soak:
             text = report(told, rows, summary, account, self._director, self._watch.samples)
             self._args.report.write_text(text, encoding="utf-8")
         return rows
+
+    def _why_not(self) -> str:
+        came = ", ".join(sorted(self._account.latest_s)) or "none"
+        log = self._site.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return (
+            f"not all streams began within {BEGIN_S:g} s; results came of: {came}; the log ends: {' / '.join(log[-3:])}"
+        )
 
     def _step(self, process: subprocess.Popen[bytes]) -> None:
         """Let a tenth of a second pass, look and tell when it is time."""
