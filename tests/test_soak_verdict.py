@@ -178,9 +178,17 @@ def test_memory_is_judged_by_what_a_run_of_its_length_can_tell(
     assert row.holds is holds
 
 
-def test_a_length_that_is_none_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.soak_parts", "--hours", "0"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--hours", "0"], "--hours and --every are more than 0"),
+        (["--hours", "1", "--every", "-1"], "--hours and --every are more than 0"),
+        (["--hours", "1", "--keep", "{kept}"], "has an earlier run's state"),
+    ],
+)
+def test_what_cannot_be_soaked_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "state").mkdir()
+    command = [sys.executable, "-m", "tools.soak_parts", *(word.format(kept=tmp_path) for word in words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "--hours and --every are more than 0" in done.stderr
+    assert said in done.stderr

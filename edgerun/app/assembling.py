@@ -328,7 +328,8 @@ class Assembly:
         return self._rolling if self._rolling is not None else self._open_rolling(Resumed(self._parts.config))
 
     def _open_rolling(self, resumed: Resumed) -> Rolling:
-        from edgerun.app.rolling import Rolling, Ties
+        from edgerun.app.rolling import Rolling
+        from edgerun.app.trial import Ties
 
         ties = Ties(
             config=lambda: self._parts.config,

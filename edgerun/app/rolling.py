@@ -5,28 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from edgerun.app.auditing import Auditing
-from edgerun.app.changing import Changing
 from edgerun.app.fetching import Wish, fetch, model_of, place, read_wish
-from edgerun.app.listening import rate_of_sources
 from edgerun.app.looking import Window, baseline
-from edgerun.app.opening import LoadedModel, open_model, read_bundle
-from edgerun.app.preparing import available_bytes, needed_bytes
 from edgerun.app.reloading import Outcome
 from edgerun.app.rollout_file import Resumed, RolloutFiles, open_store, put_back
 from edgerun.app.rollout_telling import RolloutTelling, told
-from edgerun.app.shadowing import Shadow
-from edgerun.clock import Clock
-from edgerun.config import Config, ModelConfig, RolloutConfig, Secret
+from edgerun.app.trial import Ties, Trial
+from edgerun.app.trying import begin_shadow, compared, leave_shadow, why_no_shadow
+from edgerun.config import RolloutConfig
 from edgerun.control.desk import Later
-from edgerun.errors import ConfigError, DeviceError, EdgerunError, EngineError, did_you_mean
+from edgerun.errors import ConfigError, DeviceError, EdgerunError, did_you_mean
 from edgerun.models.rollout import (
     Began,
     Compared,
@@ -40,14 +35,8 @@ from edgerun.models.rollout import (
     Widened,
     step,
 )
-from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
-from edgerun.pipeline.pipeline import Pipeline
-from edgerun.telemetry.ledger import StreamTotals
-from edgerun.types import Reading
+from edgerun.pipeline.notice import Asked, ThreadDied
 from edgerun.validate import show
-
-if TYPE_CHECKING:  # for runs with a broker
-    from edgerun.publish.homeassistant import ModelTopics
 
 _log = logging.getLogger(__name__)
 
@@ -57,39 +46,6 @@ _KEEP_NS = 60_000_000_000
 _RETRY_NS = 60_000_000_000
 _JOIN_S = 0.5
 _NICE = 10
-
-
-class Ties(msgspec.Struct, frozen=True):
-    """What a rollout works on. `config` gives the config that runs, `reread` the one that a restart would have."""
-
-    config: Callable[[], Config]
-    reread: Callable[[], Config]
-    models: Mapping[str, LoadedModel]
-    pipeline: Pipeline
-    changing: Changing
-    notices: NoticeBoard
-    clock: Clock
-    note: Callable[[str, str], None]
-    audit: Callable[[], Auditing | None]
-    readings: Callable[[], Sequence[Reading]]
-    totals: Callable[[str], Mapping[str, StreamTotals]]
-    """What was measured of each account of a model."""
-    versions: ModelTopics | None = None
-
-
-class Trial(msgspec.Struct):
-    """One rollout with what works on it now."""
-
-    rollout: Rollout
-    busy: bool = False
-    later: Later | None = None
-    shadow: Shadow | None = None
-    window: Window | None = None
-    begun_ns: int = 0
-    """When this process began to use the new version."""
-    told_ns: int = 0
-    kept_ns: int = 0
-    retry_ns: int = 0
 
 
 class Rolling:
@@ -117,8 +73,9 @@ class Rolling:
         if trial is not None and (trial.busy or (trial.rollout.placed and trial.rollout.state == "rolled_back")):
             raise ConfigError("the rollout before is still being taken back", where=wish.name, remedy="try again later")
         if trial is not None and wish.rollout == trial.rollout.id:
-            told = trial.rollout
-            raise ConfigError(f"this rollout has ended: {told.state}", got=told.reason, remedy="give it another id")
+            if trial.rollout.state == "committed":
+                return {"rollout": trial.rollout.id, **told(trial.rollout)}
+            raise ConfigError("this rollout was taken back", got=trial.rollout.reason, remedy="give it another id")
         rollout = Rollout(
             id=wish.rollout or f"r{round(self._ties.clock.unix_s())}",
             device=config.device.id,
@@ -153,7 +110,10 @@ class Rolling:
         model = model_of(config, name, store)
         trial = self._trials.get(model)
         if trial is not None and (trial.busy or trial.later is not None):
-            raise ConfigError("it is just being changed", where=name, remedy="try again in a moment")
+            if trial.asked_back is not None:
+                raise ConfigError("it was asked back already", where=name)
+            trial.asked_back = (reason, Later())
+            return trial.asked_back[1]
         if trial is None or trial.rollout.state == "rolled_back":
             found = store.record(model)
             if found.previous is None:
@@ -163,9 +123,16 @@ class Rolling:
                 version=found.active, previous=found.previous, state="committed", placed=True,
             )  # fmt: skip
             trial = self._trials[model] = Trial(rollout, begun_ns=self._ties.clock.mono_ns())
-        trial.later = Later()
-        self._go(trial, Failed(f"asked for by a command{': ' if reason else ''}{reason[:200]}"))
-        return trial.later
+        later = Later()
+        self._ask_back(trial, reason, later)
+        return later if trial.later is later else {"rollout": trial.rollout.id, **told(trial.rollout)}
+
+    def _ask_back(self, trial: Trial, reason: str, later: Later) -> None:
+        trial.later = later
+        if trial.rollout.state == "rolled_back":
+            self._answer(trial)
+        else:
+            self._go(trial, Failed(f"asked for by a command{': ' if reason else ''}{reason[:200]}"))
 
     def tick(self) -> None:
         """Do what is due; called several times a second."""
@@ -223,11 +190,14 @@ class Rolling:
         """One step further, where nothing is under way."""
         if trial.busy or now_ns < trial.retry_ns:
             return
+        if trial.asked_back is not None and trial.later is None:
+            (reason, later), trial.asked_back = trial.asked_back, None
+            self._ask_back(trial, reason, later)
         rollout = trial.rollout
         if rollout.starts and (now_ns - trial.begun_ns) / 1e9 >= self._rules.stable_s:
             self._go(trial, Lasted(stable=True))
         if trial.shadow is not None and (rollout.state != "shadow" or rollout.passed):
-            self._leave_shadow(trial)
+            leave_shadow(self._ties, trial)
         if rollout.state == "staged":
             self._fetch(trial)
         elif rollout.state == "verified":
@@ -252,80 +222,32 @@ class Rolling:
         self._work(trial, do, self._fetched)
 
     def _fetched(self, trial: Trial, result: Any) -> None:
+        later, trial.later = trial.later, None
+        self._go(trial, Failed(str(result)) if isinstance(result, EdgerunError) else result)
+        if later is None:
+            return
         if isinstance(result, EdgerunError):
-            self._go(trial, Failed(str(result)))
+            later.give(result)
+        elif trial.rollout.state == "rolled_back":
+            later.give(ConfigError(trial.rollout.reason, where=trial.rollout.name))
         else:
-            self._go(trial, result)
-        if trial.later is not None:
-            later, trial.later = trial.later, None
-            if isinstance(result, EdgerunError):
-                later.give(result)
-            elif trial.rollout.state == "rolled_back":
-                later.give(ConfigError(trial.rollout.reason, where=trial.rollout.name))
-            else:
-                later.give({"rollout": trial.rollout.id, **told(trial.rollout)})
+            later.give({"rollout": trial.rollout.id, **told(trial.rollout)})
 
     def _shadow(self, trial: Trial, now_ns: int) -> None:
-        rollout, shadow = trial.rollout, trial.shadow
-        if shadow is None:
-            if any(other.shadow is not None for other in self._trials.values()):
-                return
-            why = self._why_no_shadow(rollout)
-            if why:
-                self._go(trial, Compared(impossible=why))
-                return
-            self._go(trial, Starting())  # what takes the process with it when it is opened is not opened for ever
-            if trial.rollout.state == "shadow":
-                self._begin_shadow(trial, now_ns)
+        if trial.shadow is not None:
+            self._go(trial, compared(self._ties, trial, now_ns))
             return
-        comparison = shadow.comparison()
-        if shadow.error is not None:
-            aside = isinstance(shadow.error, EngineError) and self._model(rollout).accelerators != ("cpu",)
-            if aside and not shadow.opened:  # what holds the accelerator is the live model
-                self._go(trial, Compared(comparison, impossible=f"it could not be opened beside: {shadow.error}"))
-            else:
-                self._go(trial, Failed(str(shadow.error)))
+        if any(other.shadow is not None for other in self._trials.values()):
             return
-        over = (now_ns - trial.begun_ns) / 60e9 >= self._rules.shadow_minutes
-        self._go(trial, Compared(comparison, over, shadow.impossible))
-
-    def _begin_shadow(self, trial: Trial, now_ns: int) -> None:
-        config, rollout, pipeline = self._ties.config(), trial.rollout, self._ties.pipeline
-        path = self._path_of(rollout)
-        wanted = msgspec.structs.replace(config.models[rollout.name], path=path)
-        key = config.security.model_key
-        trial.begun_ns = now_ns
-        trial.shadow = shadow = Shadow(
-            rollout.name,
-            config,
-            self._ties.models[rollout.name],
-            lambda: open_model(wanted, None, rate_of_sources(config, rollout.name), key),
-            lambda: all(one.idle for one in pipeline.workers) and not any(len(one.slot) for one in pipeline.lanes),
-            config.rollout.shadow,
-            self._ties.clock,
-        )
-        self._ties.changing.add_sink(shadow, lambda outcome: None)
-
-    def _leave_shadow(self, trial: Trial) -> None:
-        shadow, trial.shadow = trial.shadow, None
-        assert shadow is not None
-        self._ties.changing.remove_sink(shadow, lambda outcome: None)
-        shadow.close()
-
-    def _why_no_shadow(self, rollout: Rollout) -> str:
-        """Why two of them cannot be open at once; empty where they can."""
-        model = self._model(rollout)
-        if model.swap == "gap":
-            return "swap is gap: memory does not hold two of them"
-        try:
-            bundle = read_bundle(msgspec.structs.replace(model, path=self._path_of(rollout)), self._key)
-            free = available_bytes()
-        except EdgerunError:  # opening it tells
-            return ""
-        need = needed_bytes(len(bundle.model))
-        if model.swap == "auto" and free is not None and free < need:
-            return f"{free >> 20} MiB of memory are free, and two of them may need {need >> 20}"
-        return ""
+        if why := why_no_shadow(self._ties, trial.rollout):
+            self._go(trial, Compared(impossible=why))
+            return
+        self._go(trial, Starting())  # what takes the process with it when it is opened is not opened for ever
+        if trial.rollout.state == "shadow":
+            try:
+                begin_shadow(self._ties, trial, now_ns)
+            except EdgerunError as error:  # somebody has taken it out of the store
+                self._go(trial, Failed(str(error)))
 
     def _placed(self, trial: Trial, result: Any) -> None:
         """The store has it: it is to serve."""
@@ -437,7 +359,7 @@ class Rolling:
             self._telling.say(trial.rollout)
         elif measured and now_ns - trial.told_ns >= _TELL_NS:
             self._tell(trial)
-        if isinstance(event, Failed) and not after.placed and before.state != "staged" and not trial.busy:
+        if isinstance(event, Failed) and not after.placed and not trial.busy:
             self._answer(trial)  # it never served: there is nothing to wait for
 
     def _keep(self, rollout: Rollout) -> bool:
@@ -451,13 +373,3 @@ class Rolling:
     def _tell(self, trial: Trial) -> None:
         trial.told_ns = self._ties.clock.mono_ns()
         self._telling.tell(trial.rollout)
-
-    def _path_of(self, rollout: Rollout) -> Path:
-        return open_store(self._ties.config()).path(rollout.model, rollout.version)
-
-    def _model(self, rollout: Rollout) -> ModelConfig:
-        return self._ties.config().models[rollout.name]
-
-    @property
-    def _key(self) -> Secret | None:
-        return self._ties.config().security.model_key

@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +25,8 @@ from edgerun.telemetry.distribution import Tally, compare
 from edgerun.types import Answer, Image, Publication
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NICE = 19
 _PHASE = 50
@@ -44,11 +48,45 @@ class Sample(msgspec.Struct, frozen=True):
     infer_ms: float
 
 
+class Quiet:
+    """Has things done by a thread of the lowest priority, one at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._asked: Slot[Callable[[], object]] = Slot(1)
+        self._done: Slot[tuple[object, BaseException | None]] = Slot(1)
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def have(self, do: Callable[[], T]) -> T:
+        """What `do` returns; raises what it raises."""
+        self._asked.put(do)
+        found = self._done.take()
+        assert found is not None, "it was waited for"
+        result, error = found
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Do nothing more."""
+        self._asked.close()
+
+    def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with suppress(Closed):
+            while (do := self._asked.take()) is not None:
+                try:
+                    self._done.put((do(), None))
+                except BaseException as error:  # noqa: BLE001  a thread's body: raised again by who asked
+                    self._done.put((None, error))
+
+
 class Shadow:
     """A sink that has the candidate look at some of what it is given. Whoever adds it to the publisher removes it.
 
-    Construction only begins: the candidate is opened by the thread "shadow", at the lowest priority, which the threads
-    of its runtime inherit. `idle` says whether no engine has anything to do. `open_it` opens the candidate.
+    Construction only begins: the candidate is opened, and infers, on a thread of the lowest priority, which the threads
+    of its runtime inherit. Preparing and decoding are done by the thread "shadow" at the usual one: what holds the
+    interpreter must not be what never gets a turn. `idle` says whether no engine has anything to do. `open_it` opens
+    the candidate.
     """
 
     wants_picture = True
@@ -87,6 +125,7 @@ class Shadow:
         self.impossible = ""
         """Why there is nothing to compare."""
         self.opened = False
+        self._quiet = Quiet("shadow-infer")
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
 
@@ -163,8 +202,7 @@ class Shadow:
     def _run(self) -> None:
         candidate: LoadedModel | None = None
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-            candidate = self._open_it()
+            candidate = self._quiet.have(self._open_it)
             decoders = self._decoders(candidate)
             self.opened = True
             if not self.impossible:
@@ -179,6 +217,7 @@ class Shadow:
         finally:
             if candidate is not None:
                 candidate.engine.close()
+            self._quiet.close()
 
     def _decoders(self, candidate: LoadedModel) -> Mapping[str, Decoder]:
         if candidate.ordered or self._live.ordered:
@@ -219,8 +258,8 @@ class Shadow:
         region = self._streams[sample.stream].region
         tensor, placement = candidate.preprocess.prepare(sample.image, region)
         began_ns = self._clock.mono_ns()
-        outputs = candidate.engine.infer((tensor,))
-        infer_ms = (self._clock.mono_ns() - began_ns) / 1e6
+        outputs, ended_ns = self._quiet.have(lambda: (candidate.engine.infer((tensor,)), self._clock.mono_ns()))
+        infer_ms = (ended_ns - began_ns) / 1e6
         inputs = (tensor,) if decoder.wants_inputs else ()
         answer = decoder.decode((*outputs, *inputs), placement)
         found = disagreement(sample.answer, answer, self._thresholds(sample.stream, candidate))

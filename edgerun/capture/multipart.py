@@ -20,7 +20,7 @@ _LONGEST_PART = 16 * 1024 * 1024
 _CAPACITY = 1024 * 1024  # three pictures of 1080p: what waits while this process does not come to read
 _ROOM = 64 * 1024
 _CALM = 64
-"""So many times in a row little was left in a buffer that a backlog had made larger: then it is made anew, smaller."""
+"""A buffer that a backlog made larger is made anew when, so many times in a row, the usual one would have done."""
 
 _TYPE = re.compile(rb"^[ \t]*content-type[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _LENGTH = re.compile(rb"^[ \t]*content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
@@ -127,11 +127,11 @@ class MultipartParser:
         first = self._held[0] if self._held[1] > self._held[0] else self._begin
         kept = self._end - first
         old = memoryview(self._data)
-        if kept + _ROOM > len(self._data) // 2:
+        if kept + 2 * _ROOM > len(self._data):
             self._data = bytearray(2 * (kept + _ROOM))
             self._calm = 0
         elif len(self._data) > _CAPACITY:
-            self._calm = self._calm + 1 if kept + _ROOM <= _CAPACITY // 2 else 0
+            self._calm = self._calm + 1 if kept + 2 * _ROOM <= _CAPACITY else 0
             if self._calm == _CALM:
                 self._data = bytearray(_CAPACITY)
                 self._calm = 0

@@ -34,8 +34,9 @@ Why = Literal["version", "late", "garbage", "frame", "engine"]
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     """A request. `shape` and `dtype` of a tensor, (height, width) of a JPEG.
 
-    `sha256` names the model file, `reading` is a digest of how it is used (input, decoder, labels), `threshold` and `top_k` how its outputs are to be read, `placement` where the frame
-    lies in the picture (`types.Placement`, its fields in their order).
+    `sha256` names the model file, `reading` is a digest of how it is used (input, decoder, labels), `threshold` and
+    `top_k` say how its outputs are to be read, `placement` where the frame lies in the picture (`types.Placement`, its
+    fields in their order).
     """
 
     sha256: str

@@ -56,7 +56,7 @@ def steps(page: Path) -> Iterator[Command | File]:
 
 
 def _command(page: Path, line: str, why: str | None) -> Iterator[Command]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer = shlex.shlex(re.sub(r"\$\([^)]*\)", "x", line), posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     lexer.commenters = "#"
     words = tuple(lexer)

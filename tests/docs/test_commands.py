@@ -22,10 +22,10 @@ from tests.docs import pages
 
 ELSEWHERE = {"sudo", "apt", "apt-get", "pip", "pipx", "docker", "systemctl", "journalctl", "ssh", "scp", "git", "dpkg",
              "curl", "kubectl", "mkdir", "cd", "buildah", "python", "systemd-creds", "jq", "nvpmodel",
-             "v4l2-ctl", "openssl", "mosquitto_passwd", "cp", "source", "."}  # fmt: skip
+             "v4l2-ctl", "openssl", "mosquitto_sub", "mosquitto_passwd", "cp", "source", "."}  # fmt: skip
 """Other programs: that they do what the page says is not for us to test, and some would change this machine."""
 ENDLESS = {"run", "demo", "watch", "worker"}
-ENDS = {"run": ("--seconds", "2"), "demo": ("--seconds", "2"), "watch": ("--seconds", "2")}
+ENDS = {"run": "edgerun run --seconds 2", "demo": "edgerun demo --seconds 2", "watch": "edgerun watch --once"}
 
 
 def commands(page: Path) -> list[pages.Command]:
@@ -120,9 +120,8 @@ def test_the_commands_of_a_page_work(page: Path, surroundings: dict[str, str], t
         verb = step.words[1] if len(step.words) > 1 else ""
         if verb in ENDLESS and not {"--seconds", "--frames", "--help"} & set(step.words):
             assert verb in ENDS, f"{step.line}: say `<!-- not run: why -->` above it"
-            line = re.sub(r"(edgerun " + verb + r")\b", r"\1 " + " ".join(ENDS[verb]), line, count=1)
-        if step.words[0] == "mosquitto_pub":
-            line = line.replace("mosquitto_pub", f"mosquitto_pub -p {surroundings['PORT']}", 1)
+            line = line.replace(f"edgerun {verb}", ENDS[verb], 1)
+        line = line.replace("mosquitto_pub", f"mosquitto_pub -p {surroundings['PORT']}")
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True,
             stdin=subprocess.DEVNULL, timeout=100,

@@ -45,6 +45,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.hours <= 0 or args.every <= 0:
         parser.error("--hours and --every are more than 0")
+    if args.keep and (args.keep / "state").exists():
+        parser.error(f"{args.keep} has an earlier run's state, which this one would replay: name another folder")
     if args.seed is None:
         args.seed = int.from_bytes(os.urandom(4), "big")
     return args

@@ -1,0 +1,196 @@
+"""Workers and devices as users run them: real processes, the bundled model, a real mosquitto, real signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import mosquitto
+from tests.broker.gate import REFUSED_BY_5, gate
+from tests.mosquitto import wait_until
+from tests.worker.parts import MODEL, balanced, device, process, results, worker
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[mosquitto.Broker]:
+    with mosquitto.broker() as made:
+        yield made
+
+
+def made_by(found: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(str(one["model"]["accelerator"]) for one in found)
+
+
+def run(config: Path, *more: object) -> tuple[object, ...]:
+    return ("run", "--config", config, "--json", *more)
+
+
+def test_frames_are_inferred_there_and_every_result_says_where(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    config = device(tmp_path, broker.url, model='fallback = "none"')
+    with worker(broker.url) as there, process(*run(config, "--jsonl", out, "--frames", 40)) as daemon:
+        assert daemon.end(None, 60) == 0, daemon.text
+        account = daemon.summary()["streams"]["dock"]
+        assert there.end() == 0
+    assert balanced(account)
+    assert account["published"] >= 20
+    assert set(made_by(results(out))) == {"remote:w1"}
+    assert max(one["age_ms"] for one in results(out)) <= 1000
+    served = there.summary()
+    assert served["taken"] == served["answered"] + sum(served["refused"].values())
+    assert served["answered"] >= account["published"]
+
+
+def test_it_announces_itself_and_takes_that_back(broker: mosquitto.Broker) -> None:
+    with mosquitto.subscriber(broker, "edgerun/w7/#") as seen:
+        with worker(broker.url, "w7", "--in-flight", 3) as there:
+            told = seen.wait(lambda heard: any(one.topic == "edgerun/w7/info" for one in heard))
+            info = json.loads(next(one.payload for one in told if one.topic == "edgerun/w7/info"))
+            assert info["models"]["main"]["name"] == "ssd-mobilenet-v2-oid"
+            assert len(info["models"]["main"]["sha256"]) == 64
+            assert info["worker"]["in_flight"] == 3
+            assert info["worker"]["capacity_fps"] > 0
+            assert info["worker"]["topic"] == "$share/edgerun/edgerun/_work/ssd-mobilenet-v2-oid/#"
+            assert there.end() == 0
+        seen.wait(lambda heard: (heard[-1].topic, heard[-1].payload) == ("edgerun/w7/status", b"offline"))
+        assert [one.payload for one in seen.messages if one.topic == "edgerun/w7/info"][-1] == b""
+
+
+def test_a_killed_worker_costs_frames_but_nothing_hangs(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    config = device(tmp_path, broker.url, model='fallback = "none"')
+    with worker(broker.url, "w1") as one, worker(broker.url, "w2"), process(*run(config, "--jsonl", out)) as daemon:
+        wait_until(lambda: {"remote:w1", "remote:w2"} <= set(made_by(results(out))), 60)
+        one.end(signal.SIGKILL)
+        killed = len(results(out))
+        wait_until(lambda: made_by(results(out)[killed + 5 :])["remote:w2"] >= 20, 60)
+        assert made_by(results(out)[killed + 5 :])["remote:w1"] == 0
+        assert daemon.end() == 0
+        account = daemon.summary()["streams"]["dock"]
+    assert balanced(account)
+    assert set(account.get("failed_reasons", {})) <= {"remote_lost"}
+
+
+def test_a_frozen_worker_is_worked_around(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    config = device(tmp_path, broker.url, model='fallback = "none"')
+    with worker(broker.url, "w1") as one, worker(broker.url, "w2"), process(*run(config, "--jsonl", out)) as daemon:
+        wait_until(lambda: {"remote:w1", "remote:w2"} <= set(made_by(results(out))), 60)
+        one.send(signal.SIGSTOP)
+        frozen = len(results(out))
+        wait_until(lambda: made_by(results(out)[frozen:])["remote:w2"] >= 20, 60)
+        one.send(signal.SIGCONT)
+        wait_until(lambda: made_by(results(out)[frozen + 20 :])["remote:w1"] >= 3, 60)
+        assert daemon.end() == 0
+        assert balanced(daemon.summary()["streams"]["dock"])
+
+
+def test_without_workers_it_runs_here_and_goes_back(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    config = device(tmp_path, broker.url)
+    with mosquitto.subscriber(broker, "edgerun/dock-7/event") as events:
+        with process(*run(config, "--jsonl", out)) as daemon:
+            wait_until(lambda: made_by(results(out))["cpu"] >= 5, 60)
+            with worker(broker.url, "w1") as there:
+                wait_until(lambda: made_by(results(out))["remote:w1"] >= 5, 60)
+                there.end(signal.SIGKILL)
+                before = len(results(out))
+                wait_until(lambda: made_by(results(out)[before:])["cpu"] >= 5, 60)
+            assert daemon.end() == 0
+            summary = daemon.summary()
+        assert balanced(summary["streams"]["dock"])
+        kinds = [json.loads(one.payload)["kind"] for one in events.messages]
+    assert kinds.count("fell_back") >= 2
+    assert "recovered" in kinds
+    assert summary["engines"]["detector"]["fallbacks"][0]["accelerator"] == "remote"
+
+
+def test_what_is_too_much_here_goes_there(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    config = device(tmp_path, broker.url, remote='first = "here"', stream="track = true", fps=300)
+    with worker(broker.url, "w1"), process(*run(config, "--jsonl", out)) as daemon:
+        wait_until(lambda: min(made_by(results(out)).get(one, 0) for one in ("cpu", "remote:w1")) >= 10, 60)
+        assert daemon.end() == 0
+        assert balanced(daemon.summary()["streams"]["dock"])
+    seqs = [one["seq"] for one in results(out)]
+    assert seqs == sorted(seqs), "a stream that remembers its scene gets its results in order"
+
+
+def test_a_worker_that_is_asked_to_end_answers_what_it_holds(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    config = device(tmp_path, broker.url, model='fallback = "none"', fps=100)
+    with worker(broker.url, "w1") as there, process(*run(config, "--frames", 200)):
+        there.says("connected as")
+        with mosquitto.subscriber(broker, "edgerun/dock-7/_answers/#") as answers:
+            answers.wait(lambda heard: len(heard) >= 10, 60)
+            assert there.end() == 0
+    served = there.summary()
+    assert served["taken"] == served["answered"] + sum(served["refused"].values()) + served["mute"]
+
+
+def test_a_frame_for_another_version_is_refused(broker: mosquitto.Broker, tmp_path: Path) -> None:
+    config = device(tmp_path, broker.url, model='fallback = "none"\nlabels = "labels.txt"')
+    (tmp_path / "labels.txt").write_text("\n".join(f"thing {i}" for i in range(600)), encoding="utf-8")
+    labels = MODEL / "labels.txt"
+    if labels.exists():
+        (tmp_path / "labels.txt").write_text(labels.read_text(encoding="utf-8").upper(), encoding="utf-8")
+    with worker(broker.url, "w1") as there, process(*run(config, "--seconds", 4)) as daemon:
+        assert daemon.end(None, 60) == 0, daemon.text
+        account = daemon.summary()["streams"]["dock"]
+        assert there.end() == 0
+    assert balanced(account)
+    assert account["published"] == 0
+    assert account["failed"] == sum(account["failed_reasons"].values()) > 0
+    assert "Give both ends the same" in daemon.text
+    assert there.summary()["refused"]["version"] > 0
+
+
+def test_two_workers_with_one_id_do_not_fight_on(broker: mosquitto.Broker) -> None:
+    with worker(broker.url, "twin") as one, worker(broker.url, "twin") as other:
+        wait_until(lambda: None in (one.process.poll(), other.process.poll()) or True)
+        wait_until(lambda: one.process.poll() is not None or other.process.poll() is not None, 60)
+        loser = one if one.process.poll() is not None else other
+        assert loser.end(None) == 1
+        assert "another client has this worker's id" in loser.text
+        assert "--id" in loser.text
+
+
+def test_a_broker_of_mqtt_3_1_1_is_refused_in_words(broker: mosquitto.Broker) -> None:
+    with gate(broker.port, old=REFUSED_BY_5) as old:
+        with process("worker", "--broker", old.url, "--model", MODEL, "--id", "w1", "--threads", 1) as there:
+            assert there.end(None, 60) == 1
+        assert "MQTT 3.1.1 only" in there.text
+        assert "MQTT 5: shared subscriptions" in there.text
+
+
+def test_a_frame_too_large_for_the_broker_is_told_and_inferred_here(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with mosquitto.broker("max_packet_size 20000") as small, worker(small.url):
+        config = device(tmp_path, small.url, remote='payload = "tensor"')
+        with process(*run(config, "--jsonl", out)) as daemon:
+            wait_until(lambda: made_by(results(out))["cpu"] >= 5, 60)
+            assert daemon.end() == 0
+            assert balanced(daemon.summary()["streams"]["dock"])
+        assert "too large for this broker" in daemon.text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--group", "a/b"), "not a group's name"),
+        (("--in-flight", "0"), "not a number of frames"),
+        (("--id", "a b"), "not an id"),
+        (("--prefix", "#"), "not usable"),
+        (("--ca-file", "/nowhere.pem"), "no such file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_mistakes_on_the_command_line(args: tuple[str, ...], words: str) -> None:
+    with process("worker", "--broker", "mqtt://127.0.0.1:1", "--model", MODEL, *args) as there:
+        assert there.end(None, 60) == 2
+    assert words in there.text
