@@ -2,8 +2,9 @@
 
 The broker shares the requests out (`$share`), in turn and without regard to who is slow or gone. What makes the share
 move is here: a request that is not answered in the time that answers usually take goes out once more, and so to the
-next worker; the first answer counts (J. Dean, L. A. Barroso, "The Tail at Scale", CACM 56(2), 2013). Repetitions are
-paid for by answers, so that workers which are all too slow are not given twice the work.
+next worker; the first answer counts (J. Dean, L. A. Barroso, "The Tail at Scale", CACM 56(2), 2013). Repetitions have
+to be worth it: each that was answered first pays for the next, and of the others one comes to ten answers, so that
+workers which are merely busy are not given twice the work.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _FIRST_PATIENCE_NS = 300_000_000
 _MOST_PATIENCE_NS = 2_000_000_000
 _MOST_TRIES = 4
 _MOST_CREDIT = 8.0
+_CREDIT = 0.1
 _ABSENT_PATIENCES = 3
 _PROBE_EVERY_NS = 500_000_000
 _INBOX = 256
@@ -53,10 +55,9 @@ class _Flight(msgspec.Struct):
     ticket: int
     correlation: bytes
     ask: Ask
-    sent_ns: int
     deadline_ns: int
     again_ns: int
-    tries: int = 1
+    sent: list[int]
     probe: bool = False
     refused: str = ""
 
@@ -80,7 +81,7 @@ class Patience:
         return min(max(self._mean_ns + 4 * self._deviation_ns, _LEAST_PATIENCE_NS), _MOST_PATIENCE_NS)
 
     def add(self, took_ns: int) -> None:
-        """One answer to a request that was sent once."""
+        """One answer, since that copy of its request went out."""
         if not self._mean_ns:
             self._mean_ns, self._deviation_ns = took_ns, took_ns // 2
             return
@@ -160,7 +161,7 @@ class Remote:
             rested = not self._flights and now_ns - self._landed_ns > self._patience.limit_ns
             if rested or not self._asked_ns:
                 self._asked_ns = now_ns
-            flight = _Flight(self._next, os.urandom(16), ask, now_ns, deadline_ns, again_ns, probe=probe)
+            flight = _Flight(self._next, os.urandom(16), ask, deadline_ns, again_ns, [now_ns], probe=probe)
             self._flights[flight.correlation] = flight
         self._publish(flight, now_ns)
         return flight.ticket
@@ -190,7 +191,7 @@ class Remote:
 
     def _publish(self, flight: _Flight, now_ns: int) -> None:
         left_ns = max(1_000_000, flight.deadline_ns - now_ns)
-        ask = msgspec.structs.replace(flight.ask, patience_ms=left_ns / 1e6)
+        ask = msgspec.structs.replace(flight.ask, patience_ms=left_ns / 1e6, again=len(flight.sent) - 1)
         self._broker.publish(
             self._topic,
             encode(ask),
@@ -229,9 +230,9 @@ class Remote:
         now_ns = self._clock.mono_ns()
         with self._lock:
             del self._flights[flight.correlation]
-            if flight.tries == 1:
-                self._patience.add(now_ns - flight.sent_ns)
-            self._credit = min(_MOST_CREDIT, self._credit + 1.0)
+            copy = told.again if 0 <= told.again < len(flight.sent) else 0
+            self._patience.add(now_ns - flight.sent[copy])
+            self._credit = min(_MOST_CREDIT, self._credit + (1.0 if copy else _CREDIT))
             self._asked_ns, self._landed_ns = now_ns if self._flights else 0, now_ns
             self.counts["answered"] += 1
             if not flight.probe:
@@ -269,7 +270,7 @@ class Remote:
                     if not flight.probe:
                         self._landings.append(Landing(flight.ticket, None, LOST, flight.refused))
                 elif now_ns >= flight.again_ns and self._may_repeat(flight):
-                    flight.tries += 1
+                    flight.sent.append(now_ns)
                     flight.again_ns = now_ns + self._patience.limit_ns
                     self._credit -= 1.0
                     again.append(flight)
@@ -286,7 +287,7 @@ class Remote:
         return landed or before != self.absent
 
     def _may_repeat(self, flight: _Flight) -> bool:
-        return flight.tries < _MOST_TRIES and self._credit >= 1.0 and self._broker.connected and not flight.probe
+        return len(flight.sent) < _MOST_TRIES and self._credit >= 1.0 and self._broker.connected and not flight.probe
 
     def _appear(self, by: str) -> None:
         if self._absent_why:

@@ -50,6 +50,8 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     placement: tuple[float, float, float, float]
     patience_ms: float
     """After so long nobody waits for the answer any more."""
+    again: int = 0
+    """How often it was sent before, with the same correlation data."""
     v: int = VERSION
 
 
@@ -70,6 +72,8 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     answer: Answer | None = None
     refusal: Refusal | None = None
     infer_ms: float = 0.0
+    again: int = 0
+    """As in the request: which of several copies was answered."""
     v: int = VERSION
 
 

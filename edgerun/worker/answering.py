@@ -97,7 +97,7 @@ class Answerer:
         if decoder.wants_inputs:
             outputs = (*outputs, tensor)
         answer = decoder.decode(outputs, as_placement(ask.placement))
-        return Told(self.by, self.model.bundle.sha256, answer=answer, infer_ms=round(infer_ms, 3))
+        return Told(self.by, self.model.bundle.sha256, answer=answer, infer_ms=round(infer_ms, 3), again=ask.again)
 
     def _input(self, ask: Ask) -> Tensor:
         """The request's tensor; of a JPEG, only one of the model's own size is decoded."""

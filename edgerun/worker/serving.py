@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 import msgspec
@@ -27,6 +27,7 @@ _LOOK_S = 0.25
 _MORE = 32
 """Requests of QoS 0, which no Receive Maximum holds back, that may wait besides."""
 _GOODBYE_S = 2.0
+_SEEN = 1024
 
 
 class ServiceOptions(msgspec.Struct, frozen=True):
@@ -40,12 +41,15 @@ class ServiceOptions(msgspec.Struct, frozen=True):
 
 
 class ServiceStats(msgspec.Struct, frozen=True):
-    """`taken = answered + Σ refused + mute`: `mute` had nowhere to be answered to."""
+    """`taken = answered + Σ refused + mute + twice`: `mute` had nowhere to be answered to, `twice` came again to the
+    worker that has it already.
+    """
 
     taken: int
     answered: int
     refused: dict[str, int]
     mute: int
+    twice: int
     infer_ms: float
     """Of the last one."""
 
@@ -72,6 +76,7 @@ class Service:
         self._counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._infer_ms = 0.0
+        self._seen: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._stop = threading.Event()
 
     @property
@@ -87,7 +92,12 @@ class Service:
         """What was done so far."""
         counts = self._counts
         return ServiceStats(
-            counts["taken"], counts["answered"], dict(self._refused), counts["mute"], round(self._infer_ms, 3)
+            counts["taken"],
+            counts["answered"],
+            dict(self._refused),
+            counts["mute"],
+            counts["twice"],
+            round(self._infer_ms, 3),
         )
 
     def run(self) -> None:
@@ -125,11 +135,25 @@ class Service:
             self._counts["mute"] += 1
             if self._counts["mute"] == 1:
                 _log.warning("%s: a request without a usable response topic is answered to nobody", request.topic)
+        elif self._has_seen(topic, request.correlation):
+            self._counts["twice"] += 1
         else:
             told = self._answerer.answer(request.payload, (self._clock.mono_ns() - request.came_ns) / 1e6)
             self._note(told)
             self._connection.publish(topic, encode(told), correlation=request.correlation)
         self._connection.ack(request)
+
+    def _has_seen(self, topic: str, correlation: bytes | None) -> bool:
+        """Whether this request came here before: who is impatient sends it again, meant for another worker."""
+        if correlation is None:
+            return False
+        key = (topic, correlation)
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > _SEEN:
+            self._seen.popitem(last=False)
+        return False
 
     def _note(self, told: Told) -> None:
         if told.refusal is None:

@@ -27,11 +27,14 @@ def lines_of_bridge(cluster: mosquitto.Broker) -> list[str]:
 
 @contextlib.contextmanager
 def site() -> Iterator[tuple[mosquitto.Broker, mosquitto.Broker]]:
-    with mosquitto.broker() as cluster, mosquitto.broker(*lines_of_bridge(cluster), start=False) as below:
-        with mosquitto.subscriber(cluster, "edgerun/_site/north") as seen:
-            below.start()
-            seen.wait(lambda ms: ms[-1].payload == b"1", 30)
-            yield cluster, below
+    with (
+        mosquitto.broker() as cluster,
+        mosquitto.broker(*lines_of_bridge(cluster), start=False) as below,
+        mosquitto.subscriber(cluster, "edgerun/_site/north") as seen,
+    ):
+        below.start()
+        seen.wait(lambda ms: ms[-1].payload == b"1", 30)
+        yield cluster, below
 
 
 def test_nothing_that_is_to_be_filled_in_is_left() -> None:

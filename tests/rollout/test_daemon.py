@@ -122,7 +122,23 @@ def test_only_what_is_signed_is_taken_and_a_hand_takes_it_back(device: Device, t
     device.wait_version("2")
     assert device.active() == "2"
     assert "it barks" in device.events()[-1]["text"] or "it barks" in device.kept().reason
+    again = device.say("model/install", name="detector", source=str(path), rollout=device.kept().id)
+    assert "this rollout was taken back" in again["error"]
     device.end()
+
+
+def test_a_hand_takes_back_what_never_served(device: Device, tmp_path: Path) -> None:
+    device.write(shadow_frames=1_000_000)
+    device.begin()
+    device.send("model/install", name="detector", source=str(bundle(tmp_path, "3")))
+    answer = device.say("model/rollback", name="detector")  # while it is fetched
+    assert (answer["ok"], answer["state"]) == (True, "rolled_back"), answer
+    assert device.say("model/install", name="detector", rollout="again")["ok"], "it is in the store already"
+    device.wait_kept(lambda rollout: rollout.state == "shadow" and rollout.starts == 1)
+    assert device.say("model/rollback", name="detector")["state"] == "rolled_back"
+    assert device.say("model/rollback", name="detector")["ok"] is False, "there is no version to go back to"
+    device.end()
+    assert device.versions() == ["2"]
 
 
 def test_three_starts_that_fail_bring_the_old_one_back(device: Device, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is tried under a real systemd, from the inside: run as root, by a unit, in the tree of tools/test-systemd.
 
-Nothing but the standard library of the tree's Python. Each scenario is a line `EDGERUN-TEST {json}` on the console.
+Nothing but the standard library of the tree's Python. Each scenario is a line `EDGERUN-TEST {json}` on the console and
+returns what is to be told.
 """
 
 from __future__ import annotations
@@ -11,103 +12,33 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-EDGERUN = "/opt/edgerun/bin/edgerun"
-UNIT = "edgerun.service"
-RUN = Path("/run/edgerun")
-WATCHDOG_S = 6
-CONFIG = """\
-[device]
-id = "box"
-[mqtt]
-url = "mqtt://127.0.0.1:1"
-username = "box"
-password = { credential = "mqtt-password" }
-[models.detector]
-path = "ssd-mobilenet-v2-oid"
-threads = 1
-[streams.dock]
-source = { kind = "synthetic", fps = 5 }
-model = "detector"
-[streams.silent]
-source = { kind = "synthetic", fps = 5 }
-model = "detector"
-"""
-SLOW_WATCHDOG_S = 180
-"""Where the processor is emulated."""
-_never = threading.Event()
-
-
-def testing(watchdog_s: int) -> str:
-    """The drop-in of the tests."""
-    return (
-        "[Service]\nEnvironment=PYTHONPATH=/edgerun-test/faults PYTHONDONTWRITEBYTECODE=1\n"
-        f"WatchdogSec={watchdog_s}\nRestartSec=1\n"
-    )
-
-
-class Failed(Exception):
-    """A scenario did not go as it should."""
-
-
-def sh(*words: str, ok: bool = True) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    if ok and done.returncode:
-        raise Failed(f"{' '.join(words)}: {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
-def show(key: str, unit: str = UNIT) -> str:
-    return sh("systemctl", "show", "--value", f"--property={key}", unit).strip()
-
-
-def wait_for(what: str, condition: Callable[[], object], limit_s: float) -> float:
-    """Poll until it is true; returns how long it took."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > limit_s:
-            raise Failed(f"{what} did not come true within {limit_s:g} s: {state()}")
-        _never.wait(0.02)
-    return time.monotonic() - began
-
-
-def expect(what: str, found: object, wanted: object) -> None:
-    if found != wanted:
-        raise Failed(f"{what}: expected {wanted!r}, got {found!r}")
-
-
-def state(unit: str = UNIT) -> str:
-    keys = "ActiveState,SubState,Result,NRestarts,StatusText,ExecMainStatus"
-    return " ".join(sh("systemctl", "show", f"--property={keys}", unit, ok=False).split())
-
-
-def journal(since: float) -> str:
-    return sh("journalctl", "--no-pager", "-o", "cat", "-u", UNIT, "--since", f"@{since:.6f}")
-
-
-def results_flow(unit: str = UNIT) -> bool:
-    found = re.search(r"([\d.]+) results/s", show("StatusText", unit))
-    return bool(found) and float(found[1]) > 1
-
-
-def up(unit: str = UNIT) -> bool:
-    return show("ActiveState", unit) == "active"
-
-
-def restarted_by(fault: Callable[[], object], limit_s: float) -> tuple[float, float, str]:
-    """Seconds from the fault until systemd noticed, and until it is up again; the journal meanwhile."""
-    restarts, since, pid = int(show("NRestarts")), time.time(), show("MainPID")
-    fault()
-    gone_s = wait_for("its end", lambda: show("MainPID") != pid, limit_s)
-    up_s = wait_for("a restart", lambda: up() and int(show("NRestarts")) > restarts, 120)
-    return gone_s, gone_s + up_s, journal(since)
-
-
-# the scenarios; each returns what is to be told
+import changes
+import control
+import spooling
+from inside import (
+    CONFIG,
+    EDGERUN,
+    RUN,
+    SLOW_WATCHDOG_S,
+    UNIT,
+    WATCHDOG_S,
+    Failed,
+    expect,
+    journal,
+    never,
+    restarted_by,
+    results_flow,
+    sh,
+    show,
+    tell,
+    testing,
+    up,
+    wait_for,
+)
 
 
 def install(watchdog_s: int = WATCHDOG_S) -> str:
@@ -141,7 +72,7 @@ def start() -> str:
 
 def quiet_things_are_no_hang() -> str:
     restarts, pinged = show("NRestarts"), show("WatchdogTimestampMonotonic")
-    _never.wait(4 * WATCHDOG_S)
+    never.wait(4 * WATCHDOG_S)
     expect("restarts", show("NRestarts"), restarts)
     if int(show("WatchdogTimestampMonotonic")) <= int(pinged):
         raise Failed("no ping came")
@@ -172,14 +103,6 @@ def killed(number: signal.Signals) -> Callable[[], str]:
         return f"up again after {up_s:.1f} s (RestartSec=1)"
 
     return scenario
-
-
-def reload() -> str:
-    pid, restarts = show("MainPID"), show("NRestarts")
-    sh("systemctl", "reload", UNIT)
-    wait_for("results", results_flow, 30)
-    expect("process", (show("MainPID"), show("NRestarts"), up()), (pid, restarts, True))
-    return "the same process goes on"
 
 
 def stop() -> str:
@@ -251,13 +174,18 @@ def instance() -> str:
     sh(EDGERUN, "service", "install", "--instance", "yard", "--now")
     expect("state", up("edgerun@yard.service"), True)
     wait_for("results", lambda: show("StatusText", "edgerun@yard.service"), 30)
-    expect("folders", Path("/var/lib/edgerun/yard").is_dir() and Path("/run/edgerun/yard").is_dir(), True)
+    expect("state", Path("/var/lib/edgerun/yard/audit").is_dir(), True)
+    runtime = Path("/run", show("RuntimeDirectory", "edgerun@yard.service"))
+    ask = [EDGERUN, "control", "alive", "--socket", str(runtime / "control.sock")]
+    sh(*ask)
+    sh("systemctl", "restart", UNIT)
+    sh(*ask)
     both = json.loads(sh(EDGERUN, "service", "status", "--json"))["units"]
     expect("active", [unit["active"] for unit in both], ["active", "active"])
     sh(EDGERUN, "service", "uninstall", "--instance", "yard")
     expect("state", up("edgerun@yard.service"), False)
     expect("the other", up(), True)
-    return "two at once, each with its state; one goes, the other stays"
+    return "two at once, each with its state and control socket; one restarts, one goes, the other stays"
 
 
 def uninstall() -> str:
@@ -302,7 +230,12 @@ BOOT = {
     "spinning driver in a capture thread": hang("spin", "capture:dock"),
     "SIGSEGV": killed(signal.SIGSEGV),
     "SIGKILL": killed(signal.SIGKILL),
-    "reload": reload,
+    "reload": changes.reload,
+    "reload with a wrong config": changes.refused,
+    "control socket": control.control_socket,
+    "health check in the sandbox": control.health,
+    "audit log in the sandbox": control.audit_log,
+    "model store in the sandbox": control.store,
     "stop": stop,
     "engine in a process of its own": child_process,
     "strict W^X": strict_wx,
@@ -311,17 +244,15 @@ BOOT = {
     "uninstall": uninstall,
 }
 READ_ONLY = {"read-only root": boots_by_itself}
+FULL = {"spool fills": spooling.fill}
+CUT = {"spool fills": spooling.fill_until_the_cut}
+DRAIN = {"spool drains": spooling.drain}
 MEMORY = {"install": lambda: install(SLOW_WATCHDOG_S), "out of memory": out_of_memory}
 
 
-def tell(**what: object) -> None:
-    line = f"EDGERUN-TEST {json.dumps(what)}\n"
-    with open("/dev/console", "w") as console:
-        console.write(line)
-
-
 def main() -> None:
-    scenarios = {"boot": BOOT, "read-only": READ_ONLY, "memory": MEMORY}[sys.argv[1]]
+    suites = {"boot": BOOT, "read-only": READ_ONLY, "full": FULL, "cut": CUT, "drain": DRAIN, "memory": MEMORY}
+    scenarios = suites[sys.argv[1]]
     tell(systemd=sh("systemctl", "--version").splitlines()[0])
     for name, scenario in scenarios.items():
         began = time.monotonic()
