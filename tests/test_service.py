@@ -52,8 +52,10 @@ def texts(wanted: Plan) -> dict[str, str]:
 def test_the_template_differs_from_the_unit_by_its_instance_alone() -> None:
     one = (originals() / "edgerun.service").read_text(encoding="utf-8").partition("[Unit]")[2]
     many = (originals() / "edgerun@.service").read_text(encoding="utf-8").partition("[Unit]")[2]
-    for kind in ("State", "Cache", "Runtime"):
+    for kind in ("State", "Cache"):
         one = one.replace(f"{kind}Directory=edgerun", f"{kind}Directory=edgerun/%i")
+    why = "# Not within /run/edgerun, which goes when edgerun.service stops.\n"
+    one = one.replace("RuntimeDirectory=edgerun", f"{why}RuntimeDirectory=edgerun-%i")
     one = one.replace("/edgerun.toml", "/%i.toml").replace("inference runtime", "inference runtime (%i)")
     assert many == one
 

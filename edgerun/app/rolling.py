@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ _TURN_NS = 500_000_000
 _TELL_NS = 10_000_000_000
 _KEEP_NS = 60_000_000_000
 _RETRY_NS = 60_000_000_000
+_OFFER_NS = 60_000_000_000
 _JOIN_S = 0.5
 _NICE = 10
 
@@ -58,7 +60,7 @@ class Rolling:
         now_ns = ties.clock.mono_ns()
         self._trials = {name: Trial(one, begun_ns=now_ns) for name, one in resumed.rollouts.items()}
         self._resumed = resumed
-        self._next_ns = now_ns
+        self._next_ns = self._offer_ns = now_ns
         self._stopped = False
 
     def install(self, arguments: Mapping[str, Any]) -> Later | Mapping[str, Any]:
@@ -145,6 +147,21 @@ class Rolling:
             self._telling.say(rollout)
         for trial in list(self._trials.values()):
             self._drive(trial, now_ns)
+        if now_ns >= self._offer_ns:
+            self._offer_ns = now_ns + _OFFER_NS
+            self._offer()
+
+    def _offer(self) -> None:
+        """Tell which versions there are: somebody may have brought them to the device."""
+        config = self._ties.config()
+        for name in self._ties.models:
+            with suppress(EdgerunError):  # it is no model of the store
+                store = open_store(config)
+                model = model_of(config, name, store)
+                trial, latest = self._trials.get(model), store.record(model).latest()
+                tried = trial is not None and (not trial.rollout.ended or trial.rollout.version == latest)
+                if latest is not None and not tried:
+                    self._telling.offer(name, latest)
 
     def stop(self, *, well: bool) -> None:
         """The run ends, `well` where no thread of it has died. Idempotent."""

@@ -12,6 +12,7 @@ from edgerun.app.auditing import Auditing
 from edgerun.app.opening import LoadedModel
 from edgerun.config import Config, RolloutConfig
 from edgerun.models.rollout import Rollout
+from edgerun.models.versions import order
 
 if TYPE_CHECKING:  # for runs with a broker
     from edgerun.publish.homeassistant import ModelTopics
@@ -63,6 +64,15 @@ class RolloutTelling:
             rollout={"id": rollout.id, **told(rollout)},
         )
         versions.tell(rollout.name, changed)
+
+    def offer(self, name: str, version: str) -> None:
+        """The store has this version of a model, of which no rollout says otherwise."""
+        versions = self._versions
+        known = None if versions is None else versions.versions(name)
+        if versions is not None and known is not None:
+            running = self._models[name].bundle.version
+            latest = max(version, running, key=order)
+            versions.tell(name, msgspec.structs.replace(known, installed=running, latest=latest))
 
     def audit_store(self, what: str, details: Mapping[str, Any]) -> None:
         """Told by the store, on the thread that changes it."""

@@ -139,6 +139,8 @@ class App(Assembly):
             self._telling.look(self._reporter.latest)
         self._telling.tick()
         self.changing.tick()
+        if self._rolling is None and self._reread is not None and self._control is not None and self._is_under_way():
+            self._rollouts()
         if self._rolling is not None:
             self._rolling.tick()
         if self._entrance is not None and self._page is None and self._is_under_way():

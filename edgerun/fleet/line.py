@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from edgerun.broker import ending as endings
-from edgerun.broker.ending import Ending
+from edgerun.broker.ending import Cause, Ending
 from edgerun.broker.link import load_paho
 from edgerun.broker.message import Message
 from edgerun.broker.options import BrokerOptions, parse_address
@@ -52,7 +52,7 @@ class Line:
         self._client: Any = None
         self._ending: Ending | None = None
         self._up_since: float | None = None
-        self._again_at = 0.0
+        self._again_at = self._began = 0.0
         self._came: list[Came] = []
         self._subscribing: set[int] = set()
         self._marks = 0
@@ -65,16 +65,15 @@ class Line:
 
     def open(self) -> None:
         """Connect. Raises `BrokerError` when that fails, `ConfigError` for a certificate or password that is none."""
-        deadline = time.monotonic() + 2 * self._options.connect_timeout_s
-        while True:
+        for last in (False, False, True):  # an old broker may hang up on MQTT 5 twice before 3.1.1 is tried
             self._connect()
-            while not self.connected and self._ending is None and time.monotonic() < deadline:
+            while not self.connected and self._ending is None:
                 self._pump(0.1)
-            if self.connected:
+            ending = self._ending
+            if ending is None:
                 return
-            ending = self._ending or endings.no_connack(self._options, self._address)
-            plan = self._reconnect.after(ending, None)
-            if self._ending is None or plan.delay_s > 0 or time.monotonic() >= deadline:
+            other_version = self._again_at <= time.monotonic()
+            if last or not (other_version or ending.cause is Cause.MUTE_CLOSE):
                 self.close()
                 raise ending.error
 
@@ -110,7 +109,7 @@ class Line:
             try:
                 self._connect()
             except BrokerError as error:
-                self._lost(endings.cannot_connect(self._options, self._address, error))
+                self._lost(Ending(Cause.UNREACHABLE, error))
                 return []
         self._pump(timeout_s)
         came, self._came = self._came, []
@@ -162,7 +161,7 @@ class Line:
         """Raises `BrokerError`."""
         self.close()
         options, protocol = self._options, self._reconnect.protocol
-        self._ending, self._subscribing = None, set()
+        self._ending, self._subscribing, self._began = None, set(), time.monotonic()
         client = self._client = self._paho.Client(
             self._paho.CallbackAPIVersion.VERSION2,
             client_id=self._name,
@@ -212,6 +211,8 @@ class Line:
         if now - self._misc_at >= _MISC_S and client.socket() is not None:
             self._misc_at = now
             client.loop_misc()
+        if self._up_since is None and self._ending is None and now - self._began > self._options.connect_timeout_s:
+            self._lost(endings.no_connack(self._options, self._address))
 
     def _send_subscribe(self, filters: list[tuple[str, int]]) -> None:
         _, mid = self._client.subscribe(filters)
@@ -219,7 +220,7 @@ class Line:
             self._subscribing.add(mid)
 
     def _lost(self, ending: Ending) -> None:
-        if self._ending is not None and self._ending is not ending:
+        if self._ending is not None:
             return
         served_s = None if self._up_since is None else time.monotonic() - self._up_since
         self._ending, self._up_since = ending, None
@@ -229,7 +230,7 @@ class Line:
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
-            self._ending = endings.refused(self._options, self._address, code.value, str(code))
+            self._lost(endings.refused(self._options, self._address, code.value, str(code)))
             return
         self._up_since = time.monotonic()
         if self._filters:
@@ -241,7 +242,7 @@ class Line:
         if flags.is_disconnect_packet_from_server:
             self._lost(endings.disconnected(self._options, self._address, code.value, str(code)))
         elif self._up_since is None:
-            self._ending = endings.closed_early(self._address)
+            self._lost(endings.closed_early(self._address))
         else:
             self._lost(endings.lost(self._address, "the end of the connection", hung_up=True))
 

@@ -3,8 +3,8 @@
 The broker shares the requests out (`$share`), in turn and without regard to who is slow or gone. What makes the share
 move is here: a request that is not answered in the time that answers usually take goes out once more, and so to the
 next worker; the first answer counts (J. Dean, L. A. Barroso, "The Tail at Scale", CACM 56(2), 2013). Repetitions have
-to be worth it: each that was answered first pays for the next, and of the others one comes to ten answers, so that
-workers which are merely busy are not given twice the work.
+to be worth it: a request that one of them saved has paid for all of its own, and of the others one comes to ten
+answers, so that workers which are merely busy are not given twice the work.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class Remote:
             del self._flights[flight.correlation]
             copy = told.again if 0 <= told.again < len(flight.sent) else 0
             self._patience.add(now_ns - flight.sent[copy])
-            self._credit = min(_MOST_CREDIT, self._credit + (1.0 if copy else _CREDIT))
+            self._credit = min(_MOST_CREDIT, self._credit + (len(flight.sent) - 1 if copy else _CREDIT))
             self._asked_ns, self._landed_ns = now_ns if self._flights else 0, now_ns
             self.counts["answered"] += 1
             if not flight.probe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -195,7 +196,11 @@ class Service:
             "device": self._options.broker.client_id,
             "ts": round(self._clock.unix_s(), 3),
             "run": self._run,
-            "versions": {"edgerun": __version__, "runtimes": [engine.info.runtime]},
+            "versions": {
+                "edgerun": __version__,
+                "python": platform.python_version(),
+                "runtimes": [engine.info.runtime],
+            },
             "models": {"main": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}},
             "streams": {},
             "accelerators": {"main": engine.info.accelerator},

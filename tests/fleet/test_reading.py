@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerun.broker.message import Message
+from edgerun.broker.options import BrokerOptions
 from edgerun.errors import BrokerError
 from edgerun.fleet.fleet import Device, Fleet, summary
+from edgerun.fleet.line import Line
 from edgerun.fleet.reading import read
 from tests import mosquitto
+from tests.broker.gate import HANG_UP, REFUSED_BY_3_1_1, REFUSED_BY_5, gate
 from tests.fleet.parts import line_to, opened, publish, retained
 
 
@@ -39,23 +42,27 @@ def test_everything_that_is_retained_is_read() -> None:
     assert found.fleet.devices["d0001"].told()["models"] == {"detector": {"model": "ssd", "version": "2"}}
 
 
-def test_what_a_broker_leaves_out_is_asked_for_again() -> None:
-    with mosquitto.broker() as broker:
-        messages = fleet_of(40)
-        publish(broker, [one for one in messages if "/info" not in one.topic])
-        with opened(broker) as line:
-            first = read(line, "edgerun")
-            assert len(first.incomplete) == 40, "their info never came"
-            line.subscribe(["edgerun/+/status"])
-            seen = {came.topic.split("/")[1] for came in line.drain()}
-            assert len(seen) == 40
+def test_what_a_broker_drops_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with a short queue, to a reader whose kernel takes little: it drops most of what is retained."""
+    monkeypatch.setattr("edgerun.fleet.line._RECEIVE_BYTES", 16384)
+    padding = {f"label-{at}": "x" * 60 for at in range(16)}
+    with mosquitto.broker("max_queued_messages 10") as broker:
+        messages = [one for at in range(1500) for one in retained(f"d{at:04d}", padding)]
         publish(broker, messages)
         with opened(broker) as line:
-            kinds = ("status", "info", "models/+")  # nobody asked for the states: they are no lack
-            found = read(line, "edgerun", kinds)
-            assert (found.again, found.incomplete) == (0, ())
-            only = read(line, "edgerun", ("info",))
-    assert (only.messages, only.incomplete) == (40, ())
+            found = read(line, "edgerun")
+    assert found.again > 100, "else nothing was dropped, and nothing is tested"
+    assert (len(found.fleet.devices), found.incomplete) == (1500, ())
+
+
+def test_what_nobody_retained_is_told() -> None:
+    with mosquitto.broker() as broker:
+        publish(broker, [one for one in fleet_of(40) if "/info" not in one.topic])
+        with opened(broker) as line:
+            found = read(line, "edgerun")
+            assert len(found.incomplete) == 40
+            assert read(line, "edgerun", ("status",)).incomplete == (), "nobody asked for more"
+    assert summary(found.fleet.chosen({}))["edgerun"] == {}
 
 
 def test_a_link_that_is_lost_comes_back_with_what_is_retained() -> None:
@@ -89,13 +96,22 @@ def test_where_the_mark_may_not_be_sent_quiet_ends_it() -> None:
         line.close()
 
 
-def test_a_broker_of_3_1_1_will_do() -> None:
-    with mosquitto.broker() as broker, gate(broker.port, lambda version: REFUSED_BY_5 if version == 5 else None) as port:
+@pytest.mark.parametrize("old", [REFUSED_BY_5, REFUSED_BY_3_1_1, HANG_UP], ids=["0x84", "0x01", "hangs up"])
+def test_a_broker_of_3_1_1_will_do(old: bytes) -> None:
+    with mosquitto.broker() as broker, gate(broker.port, old) as door:
         publish(broker, fleet_of(2))
-        line = Line(BrokerOptions(url=f"mqtt://127.0.0.1:{port}", client_id="fleet"))
+        line = Line(BrokerOptions(url=door.url, client_id="fleet"))
         line.open()
         assert len(read(line, "edgerun").fleet.devices) == 2
         line.close()
+
+
+def test_one_that_says_nothing_is_given_up() -> None:
+    with mosquitto.broker() as broker, gate(broker.port) as door:
+        door.deaf.set()
+        line = Line(BrokerOptions(url=door.url, client_id="fleet", connect_timeout_s=0.3))
+        with pytest.raises(BrokerError, match="said nothing"):
+            line.open()
 
 
 @given(

@@ -207,9 +207,9 @@ class Device:
         store = self.store()
         return store.record(NAME).active if NAME in store.names() else None
 
-    def add(self, path: Path) -> None:
-        """Put a bundle into the store, as a person at the device would, and make it the active one."""
-        install(self.store(), str(path), Policy(0.0, None, require_signed=False))
+    def add(self, path: Path, *, activate: bool) -> None:
+        """Put a bundle into the store, as a person at the device would."""
+        install(self.store(), str(path), Policy(0.0, None, require_signed=False), activate=activate)
 
     def wait_kind(self, kind: str, timeout_s: float = 180) -> None:
         wait_until(lambda: kind in self.kinds() or self._ended(), timeout_s, f"{kind}, after {self.kinds()}")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from edgerun.models.rollout import ORDER
 from edgerun.models.signing import sign_path
+from tests import schemas
 from tests.models.stores import KEY, trusting
 from tests.mosquitto import wait_until
-from tests.rollout.runs import NAME, Device, audit, bundle, garbage_weights, shuffled_labels
+from tests.rollout.runs import DETECTOR, NAME, Device, audit, bundle, garbage_weights, shuffled_labels
 
 
 def test_a_good_update_goes_all_the_way(device: Device, tmp_path: Path) -> None:
@@ -124,6 +125,22 @@ def test_only_what_is_signed_is_taken_and_a_hand_takes_it_back(device: Device, t
     assert "it barks" in device.events()[-1]["text"] or "it barks" in device.kept().reason
     again = device.say("model/install", name="detector", source=str(path), rollout=device.kept().id)
     assert "this rollout was taken back" in again["error"]
+    device.end()
+
+
+def test_home_assistant_installs_what_lies_in_the_store(device: Device, tmp_path: Path) -> None:
+    device.write(shadow=0)
+    device.add(DETECTOR, activate=True)
+    device.add(bundle(tmp_path, "3"), activate=False)
+    device.begin()
+    wait_until(lambda: device.last("models/detector").get("latest_version") == "3", 30)
+    assert device.last("models/detector")["installed_version"] == "2"
+    assert device.say("model/install", model="detector")["ok"], "the payload of its button"
+    device.wait_version("3")
+    device.wait_kind("committed")
+    for topic, schema in (("models/detector", "model"), ("telemetry", "telemetry"), ("event", "event")):
+        wait_until(lambda topic=topic: "rollout" in str(device.last(topic)), 30)
+        schemas.validate(schema, device.last(topic))
     device.end()
 
 

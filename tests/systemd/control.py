@@ -15,7 +15,7 @@ from inside import CONFIG, EDGERUN, RUN, UNIT, Failed, expect, journal, sh, show
 _SOCKET = RUN / "control.sock"
 _STATE = Path("/var/lib/edgerun")
 _HEALTH = Path(f"/etc/systemd/system/{UNIT}.d/96-health.conf")
-_MODEL = "/opt/edgerun/lib/python3.11/site-packages/edgerun/_models/ssd-mobilenet-v2-oid"
+_MODEL = "/opt/edgerun/lib/python3.11/site-packages/edgerun/_bundled/ssd-mobilenet-v2-oid"
 _SILENT = CONFIG.index("[streams.silent]")
 
 
@@ -38,7 +38,15 @@ def in_sandbox(*words: str) -> tuple[bool, str]:
 def control_socket() -> str:
     """Who may: root, the service's user, its group; nobody else."""
     found = _SOCKET.stat()
-    expect("socket", (stat.filemode(found.st_mode), _SOCKET.owner(), _SOCKET.group()), ("srw-rw----", "edgerun",) * 2)
+    expect(
+        "socket",
+        (stat.filemode(found.st_mode), _SOCKET.owner(), _SOCKET.group()),
+        (
+            "srw-rw----",
+            "edgerun",
+        )
+        * 2,
+    )
     expect("its folder", (stat.filemode(RUN.stat().st_mode), RUN.group()), ("drwxr-x---", "edgerun"))
     alive = [EDGERUN, "control", "alive"]
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup"]
@@ -72,13 +80,12 @@ def health() -> str:
 
 def audit_log() -> str:
     """Start, reloads and commands are on record, in files of the service alone, and the chain is whole."""
-    (folder,) = (_STATE / "audit").iterdir()
+    folder = changes.audit_folder()
     modes = {(path.owner(), stat.filemode(path.stat().st_mode)) for path in folder.rglob("*") if path.is_file()}
     expect("files", modes, {("edgerun", "-rw-------")})
     ok, log = in_sandbox(EDGERUN, "audit", "verify")
     expect(f"verified: {log[-500:]}", ok, True)
-    told = sh(EDGERUN, "audit", "show", "--last", "0", "--json", "--folder", str(folder))
-    kinds = [one["what"] for one in json.loads(told)["records"]]
+    kinds = [one["what"] for one in changes.audited()]
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     if not {"start", "reload", "command"} <= counts.keys():
         raise Failed(f"not on record: {counts}")
@@ -88,7 +95,7 @@ def audit_log() -> str:
 
 def store() -> str:
     """A model is installed, listed and verified from within the sandbox."""
-    for words in (("add", _MODEL, "--unsigned"), ("verify", "ssd-mobilenet-v2-oid"), ("list",)):
+    for words in (("add", _MODEL), ("verify", "ssd-mobilenet-v2-oid"), ("list",)):
         ok, log = in_sandbox(EDGERUN, "models", *words)
         expect(f"models {words[0]}: {log[-1000:]}", ok, True)
     (found,) = (path for path in (_STATE / "models").iterdir() if re.match(r"\w", path.name))

@@ -44,7 +44,7 @@ SEEN = RUN / "seen.jsonl"
 """Every result, as it is published: the witness of what the broker is to get."""
 
 
-def testing(watchdog_s: int, seen: Path = SEEN) -> str:
+def drop_in(watchdog_s: int, seen: Path | str = SEEN) -> str:
     """The drop-in of the tests."""
     return (
         "[Service]\nEnvironment=PYTHONPATH=/edgerun-test/faults PYTHONDONTWRITEBYTECODE=1\n"

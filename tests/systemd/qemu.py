@@ -28,7 +28,7 @@ def boot(tree: Path, cache: Path, unit: str, tests: Path, listen: Listen) -> dic
     link = service.parent / "multi-user.target.wants" / service.name
     try:
         shutil.copytree(tests, inside, dirs_exist_ok=True)
-        service.write_text(unit.format(suite="memory"))
+        service.write_text(unit.format(suite="memory", wanted=""))
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(f"/etc/systemd/system/{service.name}")
         disk.unlink(missing_ok=True)

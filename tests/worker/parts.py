@@ -16,7 +16,7 @@ from edgerun.broker.connection import Connection
 from edgerun.broker.options import BrokerOptions
 from edgerun.clock import SystemClock
 from edgerun.errors import Closed
-from edgerun.infer.work import Told, encode, shared_filter
+from edgerun.infer.work import Told, encode, read_ask, shared_filter
 from edgerun.ports import Incoming
 from edgerun.slot import Slot
 from edgerun.types import Answer
@@ -154,7 +154,8 @@ class Hand:
         self.connection.publish(request.response_topic, payload, correlation=correlation or request.correlation)
 
     def answer(self, request: Incoming, answer: Answer | None = None) -> None:
-        self.tell(request, Told(self.name, "0" * 64, answer=answer or Answer(detections=())))
+        again = read_ask(request.payload).again
+        self.tell(request, Told(self.name, "0" * 64, answer=answer or Answer(detections=()), again=again))
         self.connection.ack(request)
 
     def close(self) -> None:

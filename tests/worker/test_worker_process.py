@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests import mosquitto
 from tests.broker.gate import REFUSED_BY_5, gate
 from tests.mosquitto import wait_until
-from tests.worker.parts import MODEL, balanced, device, process, results, worker
+from tests.worker.parts import MODEL, ROOT, balanced, device, process, results, worker
+
+SCHEMA = ROOT / "docs" / "schema" / "info.schema.json"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,7 @@ def test_it_announces_itself_and_takes_that_back(broker: mosquitto.Broker) -> No
             info = json.loads(next(one.payload for one in told if one.topic == "edgerun/w7/info"))
             assert info["models"]["main"]["name"] == "ssd-mobilenet-v2-oid"
             assert len(info["models"]["main"]["sha256"]) == 64
+            jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(info)
             assert info["worker"]["in_flight"] == 3
             assert info["worker"]["capacity_fps"] > 0
             assert info["worker"]["topic"] == "$share/edgerun/edgerun/_work/ssd-mobilenet-v2-oid/#"
