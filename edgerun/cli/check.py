@@ -5,7 +5,7 @@ Exit code 0: it would start; 2: the config is wrong; 1: a model is; 4: something
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from edgerun.cli.main import exit_code, print_error
 from edgerun.cli.parser import add_common
 from edgerun.config import Config, StreamConfig, dump, load
 from edgerun.errors import ConfigError, ConfigErrors, EdgerunError, ModelError
+from edgerun.secret import Secret
+from edgerun.telemetry.prometheus import without_client
 from edgerun.validate import mask, show
 
 EXAMPLES = (
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         return report(args, None, error.errors)
     from edgerun.app import check_models
 
-    return report(args, config, check_models(config))
+    return report(args, config, [*check_models(config), *_unusable(config)])
 
 
 def worst_code(errors: Sequence[EdgerunError]) -> int:
@@ -100,16 +102,49 @@ def _source(stream: StreamConfig) -> str:
 
 def _warnings(config: Config) -> Iterator[str]:
     """What would start and is unwise, or cannot be told from here (a unit's credentials exist only inside it)."""
-    if config.mqtt is None:
-        return
-    if config.mqtt.insecure:
+    if config.mqtt is not None and config.mqtt.insecure:
         yield "mqtt.insecure: the broker's certificate is not verified"
-    if config.mqtt.password is not None:
-        yield from config.mqtt.password.warnings()
+    password = config.mqtt.password if config.mqtt is not None else None
+    for secret in (password, *_tokens(config), config.security.state_key):
+        if secret is not None:
+            yield from secret.warnings()
+            if (missing := _missing(secret)) is not None:
+                yield str(missing)
+
+
+def _tokens(config: Config) -> Iterator[Secret]:
+    for table in (config.web, config.metrics):
+        if table is not None and table.token is not None:
+            yield table.token
+
+
+def _missing(secret: Secret) -> ConfigError | None:
+    try:
+        secret.reveal()
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _unusable(config: Config) -> Iterator[EdgerunError]:
+    """What a start would refuse besides models: tokens and keys that are none, libraries that are not installed."""
+    from edgerun.security.sealing import SealingKey
+    from edgerun.security.tokens import Gate
+
+    uses: list[tuple[Callable[[Secret], object], Secret]] = [(Gate.of, token) for token in _tokens(config)]
+    if config.security.state_key is not None:
+        uses.append((SealingKey.read, config.security.state_key))
+    for use, secret in uses:
+        if _missing(secret) is None:
+            try:
+                use(secret)
+            except EdgerunError as error:
+                yield error
+    if config.metrics is not None:
         try:
-            config.mqtt.password.reveal()
-        except ConfigError as error:
-            yield str(error)
+            import prometheus_client  # noqa: F401
+        except ImportError as error:
+            yield without_client(error)
 
 
 def _masked(value: Any) -> Any:

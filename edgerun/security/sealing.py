@@ -64,7 +64,8 @@ class SealingKey:
     @classmethod
     def read(cls, secret: Secret) -> SealingKey:
         """The key that `secret` names: 64 hexadecimal digits, or 32 bytes in base64. Raises `ConfigError` where there
-        is none, `SealError` for what is no key: a passphrase is not taken, because it could be guessed.
+        is none, `SealError` for what is no key: a passphrase is not taken, because it could be guessed. Raises
+        `MissingError` where nothing could be sealed with it.
         """
         text = secret.reveal().strip()
         try:
@@ -79,6 +80,7 @@ class SealingKey:
                 got=f"{len(text)} characters that are none",
                 remedy="make one with: edgerun control key",
             )
+        _cryptography()
         return cls(key)
 
     def text(self) -> str:

@@ -110,7 +110,10 @@ class Trust:
         )
 
     def add(self, key: PublicKey, not_after: float | None = None) -> Trust:
-        """Trust a key. Raises `ConfigError`, also for one that was revoked: that is for ever."""
+        """Trust a key; one that is trusted already keeps its `not_after` where none is given.
+
+        Raises `ConfigError`, also for one that was revoked: that is for ever.
+        """
         known = self.find(key.id)
         if known is not None and known.revoked_at is not None:
             raise ConfigError(
@@ -120,6 +123,8 @@ class Trust:
                 remedy="make a new key with edgerun models keygen",
             )
         path = known.file if known is not None else self.folder / f"{key.id}.pub"
+        if not_after is None and known is not None:
+            not_after = known.not_after
         return self._write(TrustedKey(key, path, not_after))
 
     def revoke(self, key_id: str, reason: str, now: float) -> Trust:

@@ -46,6 +46,13 @@ class Scraped(msgspec.Struct, frozen=True):
     read_groups: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
 
 
+def without_client(error: ImportError) -> MissingError:
+    """What is said where `prometheus_client` cannot be imported."""
+    return MissingError(
+        "metrics need the prometheus-client library", got=str(error), remedy="pip install 'edgerun[metrics]'"
+    )
+
+
 class Exporter:
     """Makes the exposition. Thread-safe. Raises `MissingError` where `prometheus_client` is not installed."""
 
@@ -53,9 +60,7 @@ class Exporter:
         try:
             registry_class = _client("core").CollectorRegistry
         except ImportError as error:
-            raise MissingError(
-                "metrics need the prometheus-client library", got=str(error), remedy="pip install 'edgerun[metrics]'"
-            ) from error
+            raise without_client(error) from error
         self._registry = registry_class()
         self._registry.register(Collector(scraped))
 

@@ -29,6 +29,7 @@ _MORE = 32
 """Requests of QoS 0, which no Receive Maximum holds back, that may wait besides."""
 _GOODBYE_S = 2.0
 _SEEN = 1024
+_KEEPALIVE_S = 10  # so long, and half as long again, the broker gives requests to a worker that was cut off
 
 
 class ServiceOptions(msgspec.Struct, frozen=True):
@@ -71,7 +72,11 @@ class Service:
         self._capacity = answerer.measure()
         self._inbox: Slot[Incoming] = Slot(options.in_flight + _MORE)
         broker = msgspec.structs.replace(
-            options.broker, receive_max=options.in_flight, session_expiry_s=0, will_delay_s=0
+            options.broker,
+            receive_max=options.in_flight,
+            session_expiry_s=0,
+            will_delay_s=0,
+            keepalive_s=min(options.broker.keepalive_s, _KEEPALIVE_S),
         )
         self._connection = Connection(broker, clock, birth=self._birth)
         self._counts: Counter[str] = Counter()

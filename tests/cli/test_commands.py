@@ -152,6 +152,69 @@ def test_a_traceback_only_with_debug() -> None:
     assert done.stderr.endswith("edgerun: nothing to run; expected --model. See edgerun run --help.\n")
 
 
+WEB = """
+[models.m]
+path = "ssd-mobilenet-v2-oid"
+[streams.s]
+source = "synthetic"
+model = "m"
+[web]
+token = { file = "token" }
+[metrics]
+[security]
+state_key = { file = "key" }
+"""
+
+
+def test_check_refuses_what_run_would(tmp_path: Path) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(WEB)
+    missing = edgerun("check", "--config", config)
+    assert missing.returncode == 0
+    assert "warning: " in missing.stderr
+    assert "web.token.file: no password there" in missing.stderr
+    assert "security.state_key.file: no password there" in missing.stderr
+    (tmp_path / "token").write_text("short\n")
+    (tmp_path / "key").write_text("secret\n")
+    (tmp_path / "key").chmod(0o644)
+    wrong = edgerun("check", "--config", config)
+    assert wrong.returncode == 2
+    assert "a token that could be guessed" in wrong.stderr
+    assert "not a sealing key" in wrong.stderr
+    assert f"{tmp_path / 'key'} can be read by every user" in wrong.stderr
+
+
+@pytest.mark.parametrize(("library", "extra"), [("prometheus_client", "metrics"), ("cryptography", "security")])
+def test_check_and_run_name_the_extra_that_is_missing(tmp_path: Path, library: str, extra: str) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(WEB.replace("[metrics]", "[metrics]\nport = 0").replace("[web]", '[web]\nlisten = "127.0.0.1:0"'))
+    (tmp_path / "token").write_text("t" * 43)
+    (tmp_path / "key").write_text("5" * 64)
+    for command in ("check", "run"):
+        program = f"import sys; sys.modules[{library!r}] = None; from edgerun.__main__ import main; sys.exit(main())"
+        words = [sys.executable, "-c", program, command, "--config", str(config)]
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=60, env={**os.environ, "STATE_DIRECTORY": str(tmp_path)}
+        )
+        assert done.returncode == 4, done.stderr
+        assert f"pip install 'edgerun[{extra}]'" in done.stderr
+
+
+def test_ctrl_c_while_modules_are_imported_is_130() -> None:
+    program = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "edgerun.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("edgerun", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_ctrl_c_outside_a_run_is_130(tmp_path: Path) -> None:
     pipe = tmp_path / "edge.toml"
     os.mkfifo(pipe)

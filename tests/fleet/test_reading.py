@@ -45,14 +45,14 @@ def test_everything_that_is_retained_is_read() -> None:
 def test_what_a_broker_drops_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One with a short queue, to a reader whose kernel takes little: it drops most of what is retained."""
     monkeypatch.setattr("edgerun.fleet.line._RECEIVE_BYTES", 16384)
-    padding = {f"label-{at}": "x" * 60 for at in range(16)}
+    padding = {"note": "x" * 20_000}
     with mosquitto.broker("max_queued_messages 10") as broker:
-        messages = [one for at in range(1500) for one in retained(f"d{at:04d}", padding)]
+        messages = [one for at in range(600) for one in retained(f"d{at:04d}", padding)]
         publish(broker, messages)
         with opened(broker) as line:
             found = read(line, "edgerun")
-    assert found.again > 100, "else nothing was dropped, and nothing is tested"
-    assert (len(found.fleet.devices), found.incomplete) == (1500, ())
+    assert found.again > 0, "else nothing was dropped, and nothing is tested"
+    assert (len(found.fleet.devices), found.incomplete) == (600, ())
 
 
 def test_what_nobody_retained_is_told() -> None:

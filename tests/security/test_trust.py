@@ -71,6 +71,8 @@ def test_a_key_runs_out(tmp_path: Path) -> None:
     trust = Trust.open(tmp_path / "t").add(OLD.public, NOW)
     assert trust.verify(MESSAGE, signed(OLD), "x", NOW - 1)
     assert f"until {format_time(NOW)}" in refused(trust, signed(OLD), NOW)
+    assert f"until {format_time(NOW)}" in refused(trust.add(OLD.public), signed(OLD), NOW)
+    assert trust.add(OLD.public, NOW + 2).verify(MESSAGE, signed(OLD), "x", NOW + 1)
 
 
 def test_one_key_follows_another(tmp_path: Path) -> None:
