@@ -22,6 +22,10 @@ def test_generated_references_are_fresh() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_percent_sign_is_one_in_the_reference() -> None:
+    assert "%%" not in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_in_the_reference(command: str) -> None:
     assert f"edgerun {command}" in (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgerun.app.changing import Changing, Reread
 from edgerun.app.exchanging import Exchange
-from edgerun.app.joining import Surroundings, join, used_models
+from edgerun.app.joining import Surroundings, join, models_to_load
 from edgerun.app.listening import rate_of_sources
 from edgerun.app.observing import drift_keeper, watch_drift
 from edgerun.app.opening import LoadedModel, open_model
@@ -26,7 +25,7 @@ from edgerun.app.saying import Saying
 from edgerun.app.telling import DevicePicture, Telling
 from edgerun.app.tracing import Tracing
 from edgerun.clock import Clock
-from edgerun.config import Config, ModelConfig, RunOptions
+from edgerun.config import Config, RunOptions
 from edgerun.config.governing import looks_at_itself
 from edgerun.device.load import LoadSensor
 from edgerun.heap import Heap
@@ -47,7 +46,7 @@ from edgerun.progress import Progress
 from edgerun.security.sealing import SealingKey, seal_as
 from edgerun.slot import Outbox
 from edgerun.spool.options import state_folder
-from edgerun.telemetry.ledger import Ledger, StreamTotals
+from edgerun.telemetry.ledger import Ledger
 from edgerun.telemetry.phase import phase_s
 from edgerun.telemetry.reporter import Reporter
 from edgerun.telemetry.states import StateKeeper
@@ -65,17 +64,10 @@ if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a brok
     from edgerun.broker.stats import ConnectionStats
     from edgerun.control.desk import Act
     from edgerun.spool.spool import Spool
-    from edgerun.telemetry.prometheus import Scraped
-
-_log = logging.getLogger(__name__)
 
 _OUTBOX_SIZE = 64
-_PAGE_AFTER_NS = 2_000_000_000
 _LOAD_S = 60.0
 """How long one accelerator may take to open: `infer.host.Limits.open_s`."""
-_BASELINE_GRACE_S = 30.0
-_RELOAD_END_S = 0.5
-_EXEC_AFTER_NS = 5_000_000_000  # no interpreter takes this long to get here, not even on the smallest board
 
 
 class Assembly:
@@ -133,7 +125,7 @@ class Assembly:
         self._opened = ExitStack()
         self._trace = Trace(config.device.id, clock)
         try:
-            for name, model in self._used_models():
+            for name, model in models_to_load(config):
                 on_loading(_LOAD_S * (1 + len(model.accelerators)), f"loading model {name}")
                 self._models[name] = open_model(
                     model,
@@ -169,7 +161,7 @@ class Assembly:
             if looks_at_itself(config) or config.metrics is not None:
                 self._governing = self._open_governing(config)
             self._opened.callback(self._close_governing)
-            self._picture = DevicePicture(self._governing, self._spooled)
+            self._picture = DevicePicture(self._governing, self._groups)
             self._reporter = self._build_reporter()
             self.saying = Saying(config, self._models, self._states, self._reporter, self._broker)
             if self._entrance is not None:
@@ -178,7 +170,10 @@ class Assembly:
             if self._broker is not None or config.security.socket is not None or os.environ.get("RUNTIME_DIRECTORY"):
                 self._control, asking = self._open_control()
             verbs: frozenset[str] = frozenset() if self._control is None else self._control.open_verbs
-            self._telling = Telling(config, self._models, self._broker, self._picture, self._scraped, clock, verbs)
+            scraped = partial(
+                self._reporting.scraped, self._ledger, self._states, LiveEngines(self._reporter), self._picture
+            )
+            self._telling = Telling(config, self._models, self._broker, self._picture, scraped, clock, verbs)
             self._opened.callback(self._telling.close)
             followers = Followers(
                 self._states,
@@ -227,23 +222,10 @@ class Assembly:
         """Called by the thread that infers."""
         self._notices.put(EngineNotice(model, event, info.accelerator, reason))
 
-    def _used_models(self) -> Iterator[tuple[str, ModelConfig]]:
-        used = used_models(self._config)
-        for name, model in self._config.models.items():
-            if name in used:
-                yield name, model
-            else:
-                _log.warning("model %s is used by no stream and is not loaded", name)
-
-    def _spooled(self) -> dict[str, dict[str, Any]]:
-        if self._spool is None:
-            return {}
-        rollout = {} if self._rolling is None else {"rollout": dict(self._rolling.group())}
-        from edgerun.app.linking import spool_group
-
-        audit = self._control.audit if self._control is not None else None
-        security = self._reporting.posture() | ({} if audit is None else {"audit": audit.works})
-        return {**spool_group(self._spool), "security": security, **rollout}
+    def _groups(self) -> dict[str, dict[str, Any]]:
+        audit = None if self._control is None else self._control.audit
+        rollout = None if self._rolling is None else self._rolling.group()
+        return self._reporting.groups(self._spool, None if audit is None else audit.works, rollout)
 
     def _build_pipeline(self) -> Pipeline:
         outbox: Outbox[Delivery] = Outbox(_OUTBOX_SIZE)
@@ -342,15 +324,11 @@ class Assembly:
             note=self.saying.note,
             audit=lambda: None if self._control is None else self._control.audit,
             readings=self._picture.readings,
-            totals=self._totals_of,
+            totals=partial(self._reporting.totals, self._ledger),
             versions=self._telling.versions,
         )
         self._rolling = Rolling(ties, resumed)
         return self._rolling
-
-    def _totals_of(self, model: str) -> Mapping[str, StreamTotals]:
-        lanes = {name for name, lane in self._parts.joined.lanes.items() if lane.plan.model == model}
-        return {name: one for name, one in self._ledger.totals().items() if name in lanes}
 
     def _looked_at(self, stream: str) -> bool:
         return self._page is not None and self._page.looked_at(stream)
@@ -413,18 +391,6 @@ class Assembly:
     def _tell_of_device(self, news: News | ThreadDied) -> None:
         """Called by the thread "sensors"."""
         self._notices.put(news if isinstance(news, ThreadDied) else Asked(partial(self.saying.device, news)))
-
-    def _scraped(self) -> Scraped:
-        from edgerun.telemetry.prometheus import Scraped
-
-        return Scraped(
-            self._ledger,
-            self._states,
-            LiveEngines(self._reporter),
-            self._reporting.read_load,
-            self._picture.readings,
-            lambda: self._picture.latest,
-        )
 
     def _note_published(self, published: int, now_ns: int) -> None:
         if published == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 
 from edgerun.app.energy_file import EnergyFile
 from edgerun.app.levels import AgeWatch, Levels, Orders, Work
-from edgerun.app.measures import SlowedAges, measured, policy_of, windows_of
+from edgerun.app.measures import SlowedAges, measured, policy_of, unmeasured, windows_of
 from edgerun.clock import Clock
 from edgerun.config.governing import GovernedConfig, GovernorConfig, SensorsConfig
 from edgerun.device import objective
@@ -37,6 +38,9 @@ _TELL_EVERY_NS = 300_000_000_000
 _FEWEST_RESULTS = 20
 _POWER_GAIN = 0.3
 _JOIN_S = 3.0
+_LOOKS_TO_MEASURE = 5
+"""After so many looks at the sensors, what was not measured is taken to be nowhere on this machine."""
+_log = logging.getLogger(__name__)
 
 
 class News(msgspec.Struct, frozen=True):
@@ -148,6 +152,7 @@ class Governing:
         self._open: dict[str, bool] = dict.fromkeys(self._windows, False)
         self._throttled: tuple[str, ...] = ()
         self._rests = True
+        self._looks = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
 
@@ -172,6 +177,7 @@ class Governing:
         self._open = {name: before._open.get(name, False) for name in self._windows}
         self._throttled, self._power_w = before._throttled, before._power_w
         if self._config.governor == before._config.governor:
+            self._looks = before._looks
             level = round(before._state.level * (len(self._ladder) - 1) / max(1, len(before._ladder) - 1))
             self._state = msgspec.structs.replace(before._state, level=level, doubtful=None)
             self._told_level = level if before._told_level else 0
@@ -230,7 +236,7 @@ class Governing:
 
     def look(self, sample: Sample) -> None:
         """What follows from one sample. Called by the thread "sensors"."""
-        now_ns = self._clock.mono_ns()
+        now_ns, governor = self._clock.mono_ns(), self._config.governor
         busy, work = self._busy_since(now_ns), self._levels.work()
         with self._lock:
             self._meter.feed(sample.readings, busy=busy)
@@ -248,6 +254,13 @@ class Governing:
         slowed = throttling(values).now
         self._tell_of_throttling(slowed)
         known = measured(values, self._power_w, self._slowed_ages.share(bool(slowed)))
+        self._looks += 1
+        if self._looks == _LOOKS_TO_MEASURE and governor is not None and (lacking := unmeasured(governor, known)):
+            _log.warning(
+                "governor: nothing on this machine measures what limits %s: that part does nothing. "
+                "edgerun doctor shows what there is",
+                ", ".join(lacking),
+            )
         seen = {str(name): value for name, value in known.items()}
         self._state = step(self._policy, len(self._ladder), self._state, seen, now_ns)
         self._look_at_ages(now_ns)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -37,6 +38,8 @@ from edgerun.registry import resolve
 from edgerun.slot import Outbox
 from edgerun.types import Image, ModelInfo
 from edgerun.wake import Wake
+
+_log = logging.getLogger(__name__)
 
 _ENOUGH = 0.95
 """A frame decoded at a reduced scale may be this much of the model's input. At 0.96 (288 rows of 576, for 300) the
@@ -103,6 +106,16 @@ def used_models(config: Config) -> set[str]:
         used |= {*stream.models, *([stream.then.model] if stream.then else [])}
         used |= {variant for model in stream.models for variant in config.models[model].variants}
     return used
+
+
+def models_to_load(config: Config) -> Iterator[tuple[str, ModelConfig]]:
+    """The models that some stream uses, in the config's order; the others are told."""
+    used = used_models(config)
+    for name, model in config.models.items():
+        if name in used:
+            yield name, model
+        else:
+            _log.warning("model %s is used by no stream and is not loaded", name)
 
 
 def join(config: Config, options: RunOptions, models: Mapping[str, LoadedModel], shared: Surroundings) -> Joined:

@@ -81,6 +81,18 @@ def measured(
     return {measure: value for measure, value in found.items() if value is not None}
 
 
+def unmeasured(governor: GovernorConfig, known: Mapping[Measure, float]) -> list[str]:
+    """The keys of [governor] whose limits nothing on this machine is held to, since nothing measures them."""
+    keys: dict[Measure, str] = {
+        "temp_c": "temp_c",
+        "power_w": "power_w",
+        "battery_share": "battery",
+        "memory_share": "memory",
+        "memory_pressure": "memory_pressure",
+    }
+    return [key for measure, key in keys.items() if getattr(governor, key) is not None and measure not in known]
+
+
 class SlowedAges:
     """The ages of streams with a target as the device's ladder is to see them: fewer inferences cool a machine that is
     slowed down, and it gives its clock back. Ages that have other causes are the stream's own affair. For one thread.

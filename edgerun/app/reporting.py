@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgerun.app.picturing import data_policy
 from edgerun.app.preparing import Parts
+from edgerun.app.renewing import LiveEngines
+from edgerun.app.telling import DevicePicture
 from edgerun.config import RunOptions
 from edgerun.device.load import LoadSensor
 from edgerun.errors import DeviceError
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.ports import Engine
 from edgerun.telemetry import payload
+from edgerun.telemetry.ledger import Ledger, StreamTotals
 from edgerun.telemetry.reporter import EngineReport, ReportedDevice
+from edgerun.telemetry.states import StateKeeper
 from edgerun.types import EngineInfo
+
+if TYPE_CHECKING:
+    from edgerun.spool.spool import Spool
+    from edgerun.telemetry.prometheus import Scraped
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +70,17 @@ class Reporting:
 
         return posture(self._parts.config)
 
+    def groups(
+        self, spool: Spool | None, audit_works: bool | None, rollout: Mapping[str, Any] | None
+    ) -> dict[str, dict[str, Any]]:
+        """What telemetry says of the link, its spool and what is on trial; nothing where there is no broker."""
+        if spool is None:
+            return {}
+        from edgerun.app.linking import spool_group
+
+        security = self.posture() | ({} if audit_works is None else {"audit": audit_works})
+        return {**spool_group(spool), "security": security, **({} if rollout is None else {"rollout": dict(rollout)})}
+
     def cache_stats(self, model: str) -> dict[str, int] | None:
         """What a model's cache of results did; None where it has none."""
         cache = self._parts.joined.caches.get(model)
@@ -73,6 +93,17 @@ class Reporting:
         except DeviceError as error:  # it is then not known; the process goes on
             _log.warning("%s", error)
             return {}
+
+    def totals(self, ledger: Ledger, model: str) -> Mapping[str, StreamTotals]:
+        """What the streams of one model amount to since the start."""
+        lanes = {name for name, lane in self._parts.joined.lanes.items() if lane.plan.model == model}
+        return {name: one for name, one in ledger.totals().items() if name in lanes}
+
+    def scraped(self, ledger: Ledger, states: StateKeeper, engines: LiveEngines, picture: DevicePicture) -> Scraped:
+        """What Prometheus is shown."""
+        from edgerun.telemetry.prometheus import Scraped
+
+        return Scraped(ledger, states, engines, self.read_load, picture.readings, lambda: picture.latest)
 
 
 def _info_of(engine: Engine) -> EngineInfo:

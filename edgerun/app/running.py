@@ -21,10 +21,7 @@ if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a brok
 
 _log = logging.getLogger(__name__)
 
-_OUTBOX_SIZE = 64
 _PAGE_AFTER_NS = 2_000_000_000
-_LOAD_S = 60.0
-"""How long one accelerator may take to open: `infer.host.Limits.open_s`."""
 _BASELINE_GRACE_S = 30.0
 _RELOAD_END_S = 0.5
 _EXEC_AFTER_NS = 5_000_000_000  # no interpreter takes this long to get here, not even on the smallest board

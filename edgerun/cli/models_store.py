@@ -12,6 +12,7 @@ from edgerun.cli import output
 from edgerun.cli.parser import add_common
 from edgerun.cli.progress import progress
 from edgerun.errors import ConfigError, DeviceError, ModelError
+from edgerun.validate import mask
 
 if TYPE_CHECKING:
     from edgerun.config.part import Part
@@ -124,6 +125,13 @@ def _install(args: argparse.Namespace) -> int:
     if remote and ":" not in source and find(source) is not None:
         source = f"catalog:{source}"
     if remote != source.startswith(("https:", "pypi:", "npm:", "catalog:", "http:")):
+        if remote and not Path(source).exists():
+            raise ConfigError(
+                "nothing that can be fetched",
+                expected="https://…, pypi:NAME==VERSION#PATH, npm:NAME@VERSION#PATH or a name of the catalog",
+                got=repr(mask(source)),
+                remedy="edgerun models list --catalog shows its names",
+            )
         other = "add" if remote else "fetch"
         raise ConfigError(f"that is for edgerun models {other}", got=repr(args.source), remedy=f"see models {other}")
     required = part.security.require_signed and not getattr(args, "unsigned", False)

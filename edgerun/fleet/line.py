@@ -118,7 +118,7 @@ class Line:
     def drain(self, quiet_s: float = 0.3, longest_s: float = 60.0) -> list[Came]:
         """Everything that is retained under what was subscribed to: until the broker has acknowledged the
         subscriptions, has given back a mark that was sent behind them, and then nothing came for `quiet_s`; where it
-        gives no mark back (its access list), until nothing came for ten times as long.
+        gives neither back (its access list, its full queue), until nothing came for ten times as long.
 
         Raises `BrokerError` when that has not come to an end after `longest_s`.
         """
@@ -135,7 +135,11 @@ class Line:
                 came += got
                 newest = time.monotonic()
             enough = quiet_s if self._marks > before else 10 * quiet_s
-            if sent and not self._subscribing and time.monotonic() - newest >= enough:
+            quiet = time.monotonic() - newest
+            if came and quiet >= 10 * quiet_s:  # mosquitto drops its SUBACK too, where its queue for us was full
+                self._subscribing.clear()
+                return came
+            if sent and not self._subscribing and quiet >= enough:
                 return came
         raise BrokerError(
             "what is retained does not come to an end",

@@ -157,7 +157,8 @@ class _Conversion:
             )
 
     def _source(self, name: str, camera: Mapping[str, Any]) -> str:
-        inputs = _map(camera.get("ffmpeg"), f"cameras.{name}.ffmpeg").get("inputs") or []
+        given = _map(camera.get("ffmpeg"), f"cameras.{name}.ffmpeg").get("inputs")
+        inputs = given if isinstance(given, list) else []
         paths = [(one, one.get("roles") or []) for one in inputs if isinstance(one, Mapping) and one.get("path")]
         if not paths:
             raise ConfigError("a camera without an input", where=f"cameras.{name}.ffmpeg.inputs", expected="path")

@@ -7,7 +7,6 @@ address does.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 import socket
@@ -19,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from edgerun.errors import ConfigError, DeviceError, EdgerunError
+from edgerun.security.tokens import Gate
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def metrics_page(exposition: Callable[[], bytes], content_type: str) -> Page:
 class MetricsServer:
     """Serves `pages` by path on `host`:`port` (0: any free one) with threads of its own, until `close`.
 
-    Raises `ConfigError` for an address beyond loopback without a `token` (sent as `Authorization: Bearer …`), and
-    `DeviceError` when it cannot be bound.
+    Raises `ConfigError` for an address beyond loopback without a `token` (sent as `Authorization: Bearer …`; here
+    it, or its hash) and for one that could be guessed, and `DeviceError` when it cannot be bound.
     """
 
     def __init__(
@@ -73,9 +73,10 @@ class MetricsServer:
                 got=host,
                 remedy="give a token, or use 127.0.0.1",
             )
+        gate = None if token is None else Gate(token, "metrics.token")
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         try:
-            self._server = _Server(family, (host, port), pages, token, most_at_once, deadline_s)
+            self._server = _Server(family, (host, port), pages, gate, most_at_once, deadline_s)
         except OSError as error:
             raise DeviceError(
                 "metrics cannot be served there",
@@ -116,12 +117,12 @@ class _Server(ThreadingHTTPServer):
         family: socket.AddressFamily,
         address: tuple[str, int],
         pages: dict[str, Page],
-        token: str | None,
+        gate: Gate | None,
         most_at_once: int,
         deadline_s: float,
     ) -> None:
         self.address_family = family
-        self.pages, self.token = pages, token
+        self.pages, self.gate = pages, gate
         self._free = threading.BoundedSemaphore(most_at_once)
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
@@ -231,10 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug("metrics: %s", format % args)
 
     def _may_ask(self) -> bool:
-        token = self.server.token
-        if token is not None:
-            given = self.headers.get("Authorization", "")
-            return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+        if self.server.gate is not None:
+            return self.server.gate.check_bearer(self.headers.get("Authorization"))
         # A page of somebody else's, open in a browser here, must not read this through a name that leads to loopback.
         host = self.headers.get("Host")
         return host is None or _is_loopback_name(host)

@@ -77,7 +77,7 @@ def test_every_flag_reaches_its_key(model: str, tmp_path: Path) -> None:
     raw = dump(config)
     assert raw["models"]["main"] == {
         "path": model, "engine": "onnx", "runtime": "auto", "accelerators": ["edgetpu", "cpu"], "threads": 3,
-        "decoder": "yolo", "labels": str(labels), "top_k": 2, "cache": 0, "variants": [],
+        "decoder": "yolo", "labels": str(labels), "top_k": 2, "cache": 0, "swap": "auto", "variants": [],
     }  # fmt: skip
     assert raw["streams"]["main"] == {
         "source": {"kind": "file", "path": str(clip)}, "model": "main", "max_age_ms": 250.0, "max_fps": 7.5,

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from edgerun.fleet.reading import read
 from tests import mosquitto
 from tests.boards import tree
+from tests.fleet.parts import opened
 from tests.telemetry.test_prometheus import Site
 from tests.telemetry.test_readings import readings_of
 
@@ -51,7 +53,8 @@ def test_every_metric_of_the_dashboard_is_in_a_real_exposition(tmp_path: Path) -
     config = tmp_path / "edgerun.toml"
     with mosquitto.broker() as broker:
         config.write_text(
-            f'device.id = "dock-7"\nmqtt = {{ url = "{broker.url}", telemetry_interval = "1s" }}\n'
+            f'device = {{ id = "dock-7", labels = {{ site = "north" }} }}\n'
+            f'mqtt = {{ url = "{broker.url}", telemetry_interval = "1s" }}\n'
             f"metrics = {{ port = {port} }}\n"
             f'[models.detector]\npath = "{ROOT / "models" / "ssd-mobilenet-v2-oid"}"\n'
             '[streams.dock]\nsource = "synthetic"\nmodel = "detector"\n'
@@ -71,6 +74,10 @@ def test_every_metric_of_the_dashboard_is_in_a_real_exposition(tmp_path: Path) -
 
         try:
             mosquitto.wait_until(scraped, 60, "a scrape")
+            with opened(broker) as line:
+                known = read(line, "edgerun")
+            assert [one.id for one in known.fleet.chosen({"site": "north"})] == ["dock-7"]
+            assert known.incomplete == (), "a daemon retains what a fleet reads"
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)

@@ -44,7 +44,7 @@ def test_everything_that_is_retained_is_read() -> None:
 
 def test_what_a_broker_drops_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One with a short queue, to a reader whose kernel takes little: it drops most of what is retained."""
-    monkeypatch.setattr("edgerun.fleet.line._RECEIVE_BYTES", 16384)
+    monkeypatch.setattr("edgerun.fleet.line._RECEIVE_BYTES", 131072)
     padding = {"note": "x" * 20_000}
     with mosquitto.broker("max_queued_messages 10") as broker:
         messages = [one for at in range(600) for one in retained(f"d{at:04d}", padding)]

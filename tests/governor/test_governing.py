@@ -469,3 +469,10 @@ def test_energy_is_counted_by_stream_and_kept(rig: Callable[..., Rig], tmp_path:
 
 def test_news_are_values() -> None:
     assert News("governed", "hot") == News("governed", "hot", {})
+
+
+def test_limits_that_nothing_measures_are_told_once(rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture) -> None:
+    governor = msgspec.structs.replace(HOT, power_w=5.0, battery=FallingConfig(0.3, 0.15))
+    rig(Settings({"dock": Stream()}, governor)).look(20)
+    (said,) = [one.getMessage() for one in caplog.records if "measures" in one.getMessage()]
+    assert "what limits power_w, battery:" in said

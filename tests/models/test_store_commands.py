@@ -127,7 +127,7 @@ def test_what_is_asked_for_wrongly(device: Device, tmp_path: Path) -> None:
         (("add", "https://models.example/x.zip"), "that is for edgerun models fetch"),
         (("fetch", path), "that is for edgerun models add"),
         (("fetch", "http://models.example/x.zip"), "not a source of models"),
-        (("fetch", "silero-vat"), "that is for edgerun models add"),
+        (("fetch", "silero-vat"), "edgerun models list --catalog shows its names"),
         (("add", "none.zip"), "no such file"),
         (("add", path, "--sha256", "0" * 64), "not the file that was meant"),
         (("activate", "net"), "which version"),

@@ -56,6 +56,7 @@ def test_no_password_is_copied() -> None:
         ("cameras: {}", "not a config of Frigate"),
         ("a: [", "not YAML"),
         ("cameras: {a: {ffmpeg: {inputs: []}}}", "a camera without an input"),
+        ("cameras: {a: {ffmpeg: {inputs: 3}}}", "a camera without an input"),
         ("cameras: {a: 3}", "not a mapping"),
         (json.dumps({"cameras": {"a": camera(motion={"mask": "0,1,x,2"})}}), "not coordinates"),
         (json.dumps({"cameras": {"a": camera(motion={"mask": "0,1,1,1"})}}), "not the outline of an area"),

@@ -38,15 +38,8 @@ def in_sandbox(*words: str) -> tuple[bool, str]:
 def control_socket() -> str:
     """Who may: root, the service's user, its group; nobody else."""
     found = _SOCKET.stat()
-    expect(
-        "socket",
-        (stat.filemode(found.st_mode), _SOCKET.owner(), _SOCKET.group()),
-        (
-            "srw-rw----",
-            "edgerun",
-        )
-        * 2,
-    )
+    socket = (stat.filemode(found.st_mode), _SOCKET.owner(), _SOCKET.group())
+    expect("socket", socket, ("srw-rw----", "edgerun", "edgerun"))
     expect("its folder", (stat.filemode(RUN.stat().st_mode), RUN.group()), ("drwxr-x---", "edgerun"))
     alive = [EDGERUN, "control", "alive"]
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup"]

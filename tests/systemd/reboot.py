@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,15 +44,19 @@ def run(state: Path, prepared: Callable[..., Any], boot: Boot, *, cut: bool) -> 
         mosquitto.broker(start=False) as broker,
         prepared(CONFIG.format(port=broker.port), f"/var/lib/edgerun/{WITNESS}"),
     ):
-        cut_s: list[float] = []
-        first = boot("cut" if cut else "full", how, lambda told, process: _cut(told, process, cut_s))
-        first["done"] = first["done"] or bool(cut_s)
+        cuts: list[tuple[float, str]] = []
+        first = boot("cut" if cut else "full", how, lambda told, process: _cut(told, process, cuts))
+        for _, told in cuts:
+            first["done"] = True
+            first["scenarios"].append({"name": "spool fills", "ok": True, "told": told, "seconds": 0.0})
+        if not first["done"] or cut != bool(cuts):
+            return {**first, "done": False}
         began = time.monotonic()
         verdict = {"name": "reboot with a full spool", "ok": True, "told": "", "seconds": 0.0}
         broker.start()
         with mosquitto.subscriber(broker, "edgerun/box/#") as seen:
             witness = read_lines((state / WITNESS).read_bytes())
-            promised = [one["id"] for one in witness if not cut or _published_s(one) < cut_s[0] - _MAY_BE_LOST_S]
+            promised = [one["id"] for one in witness if not cut or _published_s(one) < cuts[0][0] - _MAY_BE_LOST_S]
             with _watching(seen, promised, state / DONE):
                 second = boot("drain", how, None)
             try:
@@ -59,6 +64,7 @@ def run(state: Path, prepared: Callable[..., Any], boot: Boot, *, cut: bool) -> 
             except Failed as error:
                 verdict["ok"], verdict["told"] = False, str(error)
     verdict["seconds"] = round(time.monotonic() - began, 1)
+    print(f"{'ok  ' if verdict['ok'] else 'FAIL'}  {verdict['name']}: {verdict['told']}", file=sys.stderr, flush=True)
     shutil.rmtree(state)
     return {**first, "done": first["done"] and second["done"],
             "scenarios": [*first["scenarios"], *second["scenarios"], verdict]}  # fmt: skip
@@ -104,12 +110,12 @@ def _published_s(result: dict[str, Any]) -> float:
     return float(result["ts"]) + float(result["age_ms"]) / 1000
 
 
-def _cut(told: dict[str, Any], process: subprocess.Popen[str], cut_s: list[float]) -> None:
+def _cut(told: dict[str, Any], process: subprocess.Popen[str], cuts: list[tuple[float, str]]) -> None:
     """The power goes: the supervisor and the first process of the system are killed, and the kernel ends the rest."""
     if "cut" not in told:
         return
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    cut_s.append(time.time())
+    cuts.append((time.time(), told["cut"]))
     for pid in (*map(int, children), process.pid):
         os.kill(pid, signal.SIGKILL)
     mosquitto.wait_until(lambda: not any(map(_lives, children)), 20, "the system's end")

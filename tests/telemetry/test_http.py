@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgerun.errors import ConfigError, DeviceError
+from edgerun.security.tokens import hashed
 from edgerun.telemetry.http import MetricsServer, Page, health_page, metrics_page
 
 BIG = b"x 1\n" * 2_000_000
@@ -69,12 +70,26 @@ def test_a_page_of_somebody_else_s_cannot_read_it_through_a_name_of_its_own() ->
             assert get(server.port, "/metrics", Host=host)[0] == 200
 
 
+TOKEN = "s3cret-of-a-length"
+
+
 def test_a_token_is_asked_for_everywhere() -> None:
-    with serving(token="s3cret", host="0.0.0.0") as server:
+    with serving(token=TOKEN, host="0.0.0.0") as server:
         for path in ("/metrics", "/healthz", "/nothing"):
             assert get(server.port, path)[0] == 401
             assert get(server.port, path, Authorization="Bearer wrong")[0] == 401
-        assert get(server.port, "/metrics", Authorization="Bearer s3cret", Host="dock-7.example")[0] == 200
+        assert get(server.port, "/metrics", Authorization=f"Bearer {TOKEN}", Host="dock-7.example")[0] == 200
+
+
+def test_the_hash_of_a_token_opens_nothing_by_itself() -> None:
+    with serving(token=hashed(TOKEN)) as server:
+        assert get(server.port, "/metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
+        assert get(server.port, "/metrics", Authorization=f"Bearer {hashed(TOKEN)}")[0] == 401
+
+
+def test_a_token_that_could_be_guessed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="could be guessed"):
+        MetricsServer({}, port=0, token="s3cret")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
