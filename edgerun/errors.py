@@ -8,7 +8,7 @@
     │   ├── SourceError                    a camera, stream or file stopped giving frames; retryable
     │   └── EngineError (RuntimeError)     a runtime or accelerator failed
     ├── BrokerError    (ConnectionError)   the MQTT broker refused or vanished; retryable
-    ├── SealError      (ValueError)        whoever holds the key: a wrong one, or a sealed file that is damaged or swapped
+    ├── SealError      (ValueError)        whoever holds the key: a wrong one, or a sealed file that was damaged
     ├── FrameError     (ValueError)        this one frame cannot be used; counted, the stream goes on
     ├── StageError     (RuntimeError)      a thread of the pipeline died; names it
     └── Closed                             the hand-off is closed and empty: the end of the data, not a fault

@@ -247,8 +247,11 @@ class Broker(Protocol):
         """
         ...
 
-    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
-        """Messages that match go to `inbox`, now and after every reconnect, until the inbox is closed."""
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1, *, as_published: bool = False) -> None:
+        """Messages that match go to `inbox`, now and after every reconnect, until the inbox is closed.
+
+        `retain` of a message that comes live is False, or with `as_published` what its sender said (MQTT 5 only).
+        """
         ...
 
     def flush(self, timeout_s: float) -> bool:

@@ -157,13 +157,13 @@ class Connection:
         """Wait until every QoS 1 message so far is acknowledged (or counted as dropped); False when time ran out."""
         return self._outgoing.wait_acked(timeout_s)
 
-    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1, *, as_published: bool = False) -> None:
         """Messages that match go to `inbox`, now and after every reconnect, until the inbox is closed.
 
-        Whoever made the inbox drains it, in a thread of its own: no handler ever runs in the thread "mqtt". When the
-        inbox is full its oldest message gives way, counted in its `stats()`.
+        `as_published`: see `ports.Broker`. Whoever made the inbox drains it, in a thread of its own: no handler ever runs
+        in the thread "mqtt". When the inbox is full its oldest message gives way, counted in its `stats()`.
         """
-        self._inboxes.add(topic_filter, inbox, qos)
+        self._inboxes.add(topic_filter, inbox, qos, as_published=as_published)
         self._wake()
 
     def stats(self) -> ConnectionStats:

@@ -22,11 +22,14 @@ class Inboxes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inboxes: dict[str, list[tuple[Slot[Incoming], int]]] = {}
+        self._as_published: set[str] = set()
         self._to_ask: deque[str] = deque()
         self._to_end: deque[str] = deque()
 
-    def add(self, topic_filter: str, inbox: Slot[Incoming], qos: int) -> None:
+    def add(self, topic_filter: str, inbox: Slot[Incoming], qos: int, *, as_published: bool = False) -> None:
         with self._lock:
+            if as_published:
+                self._as_published.add(topic_filter)
             self._inboxes.setdefault(topic_filter, []).append((inbox, qos))
             self._to_ask.append(topic_filter)
 
@@ -50,7 +53,7 @@ class Inboxes:
                 topic_filter = self._to_ask.popleft() if ending is None else ending
                 wanted = [qos for _, qos in self._inboxes.get(topic_filter, ())]
             if wanted:  # asked for again meanwhile, where it was to end
-                link.subscribe(topic_filter, max(wanted))
+                link.subscribe(topic_filter, max(wanted), as_published=topic_filter in self._as_published)
             elif ending is not None:
                 link.unsubscribe(topic_filter)
 

@@ -108,8 +108,14 @@ class Link:
         properties = _properties(message, waited_s) if self.protocol == MQTT_5 else None
         return int(self._client.publish(message.topic, message.payload, message.qos, message.retain, properties).mid)
 
-    def subscribe(self, topic_filter: str, qos: int) -> None:
-        self._client.subscribe(topic_filter, qos)
+    def subscribe(self, topic_filter: str, qos: int, *, as_published: bool = False) -> None:
+        """`as_published`: a message that is published with `retain` while we listen says so (MQTT 5 only)."""
+        if as_published and self.protocol == MQTT_5:
+            from paho.mqtt.subscribeoptions import SubscribeOptions
+
+            self._client.subscribe(topic_filter, options=SubscribeOptions(qos=qos, retainAsPublished=True))
+        else:
+            self._client.subscribe(topic_filter, qos)
 
     def ack(self, packet: tuple[int, int]) -> None:
         """Acknowledge what came as `packet`; what came by another link is that one's."""

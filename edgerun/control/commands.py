@@ -37,7 +37,8 @@ class Commands:
         self._inbox: Slot[Incoming] = Slot(_WAITING)
         self._told_dropped = 0
         for levels in ("+", "+/+"):
-            broker.subscribe(self._root + levels, self._inbox, 1)
+            # Else clearing a retained command, by an empty message, would be that command.
+            broker.subscribe(self._root + levels, self._inbox, 1, as_published=True)
 
     def run(self, hand_over: Callable[[Command], None]) -> None:
         """The thread's body, until `close`: what is asked for, as it comes."""

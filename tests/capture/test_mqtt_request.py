@@ -70,7 +70,7 @@ class Fed:
 
     connected = True
 
-    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1, *, as_published: bool = False) -> None:
         self.inbox = inbox
 
     def put(self, *payloads: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BAD = Path(__file__).parents[1] / "configs" / "bad"
-DEMO = f"{sys.executable} -m edgerun demo --seconds 1"
+DEMO = f"{sys.executable} -m edgerun demo --no-page --seconds 1"
 FULL = "edgerun: standard output cannot be written: No space left on device."
 
 
@@ -74,7 +74,7 @@ def test_json_is_utf_8_whatever_the_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", ["", "--jsonl - --quiet"], ids=["console", "jsonl"])
 def test_a_reader_that_has_taken_what_it_wanted_is_no_failure(words: str) -> None:
-    code, out, said = shell(f"{sys.executable} -m edgerun demo --seconds 30 {words} | head -2")
+    code, out, said = shell(f"{sys.executable} -m edgerun demo --no-page --seconds 30 {words} | head -2")
     assert (code, said) == (0, [])
     assert out.count("\n") == 2
 

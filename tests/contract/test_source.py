@@ -53,7 +53,7 @@ class _Requests:
         self._done = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1, *, as_published: bool = False) -> None:
         self._threads.append(threading.Thread(target=self._send, args=(topic_filter, inbox)))
         self._threads[-1].start()
 

@@ -38,7 +38,7 @@ class Wire:
         self.inbox: Slot[Incoming] | None = None
         self.sent: list[tuple[str, dict[str, Any], bytes | None]] = []
 
-    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1) -> None:
+    def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1, *, as_published: bool = False) -> None:
         self.inbox = inbox
 
     def publish(
@@ -228,3 +228,17 @@ def test_a_stream_is_paused_and_goes_on(daemon: Connection) -> None:
     refused = answers.take(20)
     assert refused is not None
     assert "expected one of a, b" in json.loads(refused.payload)["error"]
+
+
+def test_clearing_a_retained_command_is_no_command(daemon: Connection) -> None:
+    """The empty message that takes it back reaches those who listen, as a command without arguments would."""
+    states: Slot[Incoming] = Slot(100)
+    answers: Slot[Incoming] = Slot(8)
+    daemon.subscribe(f"{ROOT}/state/b", states)
+    daemon.subscribe(f"{ROOT}/cmd/+/result", answers)
+    next_state(states, "running")
+    daemon.publish(f"{ROOT}/cmd/pause", b"", qos=1, retain=True)
+    daemon.publish(f"{ROOT}/cmd/alive", b"", qos=1)
+    answer = answers.take(20)
+    assert answer is not None
+    assert json.loads(answer.payload) == {"v": 1, "verb": "alive", "ok": True}, "nobody paused anything"

@@ -52,9 +52,7 @@ class ListBroker:
 class Desk:
     """A reporter of one stream on one engine, with everything that it looks at."""
 
-    def __init__(
-        self, interval_s: float = 30.0, drift: DriftWatch | None = None, first_s: float | None = None
-    ) -> None:
+    def __init__(self, interval_s: float = 30.0, drift: DriftWatch | None = None, first_s: float | None = None) -> None:
         self.clock = FakeClock()
         self.states = StateKeeper({"dock": "cpu"}, self.clock)
         self.groups: dict[str, dict[str, Any]] = {}
