@@ -25,7 +25,7 @@ def model() -> LoadedModel:
 
 
 def stream(threshold: float, *labels: str) -> StreamConfig:
-    return SimpleNamespace(threshold=threshold, labels=labels, models=("detector",))  # type: ignore[return-value]
+    return SimpleNamespace(threshold=threshold, labels=labels, models=("detector",), snapshot=None)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("case", range(3))

@@ -160,8 +160,8 @@ class Connection:
     def subscribe(self, topic_filter: str, inbox: Slot[Incoming], qos: int = 1, *, as_published: bool = False) -> None:
         """Messages that match go to `inbox`, now and after every reconnect, until the inbox is closed.
 
-        `as_published`: see `ports.Broker`. Whoever made the inbox drains it, in a thread of its own: no handler ever runs
-        in the thread "mqtt". When the inbox is full its oldest message gives way, counted in its `stats()`.
+        `as_published`: see `ports.Broker`. Whoever made the inbox drains it, in a thread of its own: no handler ever
+        runs in the thread "mqtt". When the inbox is full its oldest message gives way, counted in its `stats()`.
         """
         self._inboxes.add(topic_filter, inbox, qos, as_published=as_published)
         self._wake()

@@ -21,7 +21,7 @@ from edgerun.spool.store import New, Store
 from tests import mosquitto
 from tests.broker.parts import TOPIC
 from tests.faults.box import box
-from tests.mosquitto import program
+from tests.mosquitto import program, wait_until
 from tests.spool.test_spool import device, heard
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,7 @@ def test_a_spool_of_another_version_is_set_aside_told_and_the_rest_replayed(tmp_
         device(broker.url, tmp_path) as made,
     ):
         notices = made.spool.take_notices()
+        wait_until(lambda: made.connected)  # else it would join those that wait
         made.result(100)
         messages = seen.wait(lambda ms: len(ms) >= 21)
         assert made.flush(15)
