@@ -114,24 +114,6 @@ def download(
     return file
 
 
-def fetch_json(url: str, limit: int = 16 << 20) -> Any:
-    """The JSON at `url`. Raises `DeviceError`."""
-    request = urllib.request.Request(check_url(url), headers={"User-Agent": _AGENT, "Accept": "application/json"})
-    try:
-        with _opener(None).open(request, timeout=_TIMEOUT_S) as response:
-            content = response.read(limit + 1)
-        if len(content) > limit:
-            raise _failed(url, f"more than {limit} bytes")
-        return json.loads(content)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise _failed(url, f"{error.code} {error.reason}") from error
-    except (*_GONE, ValueError) as error:
-        if isinstance(error, DeviceError):
-            raise
-        raise _failed(url, getattr(error, "reason", None) or error) from error
-
-
 _AGENT = f"edgerun/{__version__}"
 
 

