@@ -184,9 +184,9 @@ def test_a_key_that_is_not_there() -> None:
 
 
 def test_a_sealed_model_is_loaded_from_memory_only(tmp_path: Path) -> None:
-    for kind in ("tflite", "onnx"):
-        plain = model_file(f"efficientnet_lite0_float.{kind}")
-        path = tmp_path / f"m.{kind}"
+    for name in ("efficientnet_lite0_int8.tflite", "silero_vad.onnx"):
+        plain = model_file(name)
+        path = tmp_path / f"m{plain.suffix}"
         path.write_bytes(plain.read_bytes())
         before = load(path)
         seal_model_file(path, KEY)
@@ -196,7 +196,7 @@ def test_a_sealed_model_is_loaded_from_memory_only(tmp_path: Path) -> None:
             load(path)
         with pytest.raises(ModelError, match="another key"):
             load(path, SealingKey.new())
-        moved = tmp_path / f"other.{kind}"
+        moved = tmp_path / f"other{plain.suffix}"
         path.rename(moved)
         with pytest.raises(ModelError, match="not the file that should be there"):
             load(moved, KEY)
