@@ -81,13 +81,15 @@ class Gate:
         if self._check is None:
             return text(HTTPStatus.FORBIDDEN, "commands need a token: set [web] token")
         if not self._is_known(request):
-            return self.unknown()
+            return self.unknown(request)
         if "x-edgerun" not in request.headers and "authorization" not in request.headers:
             return text(HTTPStatus.FORBIDDEN, "a command has the header X-Edgerun")
         return None
 
-    def unknown(self) -> Response:
-        """The answer to a request without token and session."""
+    def unknown(self, request: Request) -> Response:
+        """The answer to a request that is neither let in by a token nor by a session."""
+        if _bearer(request) is not None and not self._may_try(request.peer):
+            return _too_many()
         return text(HTTPStatus.UNAUTHORIZED, "a token is needed", ("WWW-Authenticate", 'Bearer realm="edgerun"'))
 
     def log_in(self, request: Request) -> Response:
@@ -99,7 +101,7 @@ class Gate:
         if self._check is None:
             return json({"ok": True})
         if not self._may_try(request.peer):
-            return text(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a little", ("Retry-After", "5"))
+            return _too_many()
         if not self._is_right(token, request.peer):
             return text(HTTPStatus.UNAUTHORIZED, "this is not the token")
         expires = str(int(self._clock.unix_s()) + SESSION_S)
@@ -114,9 +116,8 @@ class Gate:
         return f"{self.cookie}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict"
 
     def _is_known(self, request: Request) -> bool:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self._may_try(request.peer) and self._is_right(token.strip(), request.peer)
+        if (token := _bearer(request)) is not None:
+            return self._may_try(request.peer) and self._is_right(token, request.peer)
         expires, _, mac = (request.cookie(self.cookie) or "").partition(".")
         return (
             expires.isascii()
@@ -165,3 +166,13 @@ class Gate:
         except ValueError:
             return False
         return address.is_loopback or not self._loopback
+
+
+def _bearer(request: Request) -> str | None:
+    """The token of an `Authorization: Bearer` header (RFC 6750, 2.1)."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _too_many() -> Response:
+    return text(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a little", ("Retry-After", "5"))

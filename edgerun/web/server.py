@@ -201,6 +201,8 @@ class Server:
             return
         client.setblocking(False)
         if len(self._connections) >= self._limits.connections:
+            self._make_room()
+        if len(self._connections) >= self._limits.connections:
             with contextlib.suppress(OSError):
                 client.send(_busy().encode())
             client.close()
@@ -209,6 +211,14 @@ class Server:
         connection = _Connection(client, str(address[0]), self._listeners[listener], deadline_ns)
         self._connections.add(connection)
         self._selector.register(client, selectors.EVENT_READ, connection)
+
+    def _make_room(self) -> None:
+        """Drop the client that has taken longest over its request: somebody who opens connections and says little in
+        each keeps nobody else out.
+        """
+        still_asking = [one for one in self._connections if not one.asked]
+        if still_asking:
+            self._drop(min(still_asking, key=lambda one: one.deadline_ns))
 
     def _serve(self, connection: _Connection, events: int) -> None:
         try:

@@ -69,7 +69,7 @@ class PagesSite:
         if (refusal := self._gate.refuse(request)) is not None:
             return refusal
         if not self._gate.may_look(request):
-            return self._gate.unknown()
+            return self._gate.unknown(request)
         if (page := self._pages.get(request.path)) is None:
             return text(HTTPStatus.NOT_FOUND, "there is " + ", ".join(sorted(self._pages)))
         return _as_response(page)
@@ -107,7 +107,7 @@ class StatusSite:
         if not self._gate.may_look(request):
             if request.path in _PAGES:
                 return text(HTTPStatus.SEE_OTHER, "log in first", ("Location", "/login"))
-            return self._gate.unknown()
+            return self._gate.unknown(request)
         return self._look(request)
 
     def _open(self, request: Request) -> Response | None:

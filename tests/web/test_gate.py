@@ -120,6 +120,24 @@ def test_a_wrong_token_gives_no_session_and_too_many_are_not_looked_at() -> None
     assert one.log_in(asked("POST", body=right)).status == HTTPStatus.OK
 
 
+def test_a_bearer_that_was_wrong_too_often_is_told_to_wait() -> None:
+    one, clock = gate()
+    wrong, right = asked(authorization="Bearer guess"), asked(authorization=f"Bearer {TOKEN}")
+    answers = []
+    for _ in range(12):
+        assert not one.may_look(wrong)
+        answers.append(one.unknown(wrong).status)
+    assert answers == [HTTPStatus.UNAUTHORIZED] * 9 + [HTTPStatus.TOO_MANY_REQUESTS] * 3
+    assert not one.may_look(right)
+    assert one.unknown(right).status == HTTPStatus.TOO_MANY_REQUESTS
+    refusal = one.refuse_act(right)
+    assert refusal is not None
+    assert refusal.status == HTTPStatus.TOO_MANY_REQUESTS
+    assert one.unknown(asked()).status == HTTPStatus.UNAUTHORIZED
+    clock.advance(2.5)
+    assert one.may_look(right)
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"token": 5}', b"\xff", b"{" * 100_000])
 def test_what_is_no_login(body: bytes) -> None:
     one, _ = gate()

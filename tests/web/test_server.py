@@ -19,6 +19,7 @@ from edgerun.web.message import Request, text
 from edgerun.web.server import Answer, Deferred, Door, Limits, Server
 
 PART = b"p" * 200_000
+LIVE = b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class Endless:
@@ -147,12 +148,12 @@ def test_an_answer_that_does_not_come_is_told() -> None:
 
 def test_fifty_viewers_who_read_nothing_harm_nobody() -> None:
     with serving() as (port, _, server):
-        slow = [dial(port, b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n", 4096) for _ in range(50)]
+        slow = [dial(port, LIVE, 4096) for _ in range(50)]
         until(lambda: len([one for one in server._connections if one.feed is not None]) == 50)
         held = {id(one.outgoing.obj) for one in server._connections if one.feed is not None}
         assert len(held) <= 2  # the head, and one picture that all of them share
         assert ask(port, "/x") == (200, b"GET /x \n")
-        with dial(port, b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n") as quick:
+        with dial(port, LIVE) as quick:
             got = 0
             while got < 20 * len(PART):
                 got += len(quick.recv(1 << 20))
@@ -163,7 +164,7 @@ def test_fifty_viewers_who_read_nothing_harm_nobody() -> None:
 def test_a_viewer_who_reads_nothing_is_cut_off_and_one_who_waits_for_us_is_not() -> None:
     Endless.closed = 0
     with serving(Limits(reader_s=0.2)) as (port, _, server):
-        slow = dial(port, b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n", 4096)
+        slow = dial(port, LIVE, 4096)
         quiet = dial(port, b"GET /silent HTTP/1.1\r\nHost: a\r\n\r\n")
         until(lambda: Endless.closed == 1)
         assert len(server._connections) == 1
@@ -178,19 +179,32 @@ def test_a_request_that_does_not_come_is_cut_off() -> None:
 
 
 def test_too_many_are_told_to_come_again() -> None:
-    with serving(Limits(connections=3, feeds=1)) as (port, _, server):
-        live = dial(port, b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n", 4096)
-        until(lambda: len(server._connections) == 1)
+    with serving(Limits(connections=3, feeds=2)) as (port, _, server):
+        live = [dial(port, LIVE, 4096) for _ in range(2)]
+        until(lambda: len(server._connections) == 2)
         assert ask(port, "/live")[0] == 503
-        until(lambda: len(server._connections) == 1)
-        idle = [dial(port, b"") for _ in range(2)]
+        until(lambda: len(server._connections) == 2)
+        later = dial(port, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
         until(lambda: len(server._connections) == 3)
         with dial(port, b"") as refused:
             assert b" 503 " in refused.recv(65536)
-        for client in (live, *idle):
+        for client in (*live, later):
             client.close()
         until(lambda: not server._connections)
         assert ask(port, "/x")[0] == 200
+
+
+def test_who_never_asks_keeps_nobody_out() -> None:
+    with serving(Limits(connections=3)) as (port, _, server):
+        live = dial(port, LIVE, 4096)
+        until(lambda: len(server._connections) == 1)
+        idle = [dial(port, b"GET / HT") for _ in range(2)]
+        until(lambda: len(server._connections) == 3)
+        assert ask(port, "/x")[0] == 200
+        assert idle[0].recv(1) == b""
+        assert live.recv(1)
+        for client in (live, *idle):
+            client.close()
 
 
 def test_the_tick_goes_on_while_nobody_asks() -> None:
