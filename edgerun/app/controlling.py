@@ -16,6 +16,7 @@ from edgerun.app.opening import LoadedModel
 from edgerun.broker.message import Message
 from edgerun.clock import Clock
 from edgerun.config import Config, SecurityConfig
+from edgerun.config.security import VERBS
 from edgerun.control.desk import Act, Command, Desk, Done, Rules
 from edgerun.control.local import NAME, LocalControl
 from edgerun.control.signed import Nonces, Signatures
@@ -82,6 +83,7 @@ class Controlling:
             return Desk(verbs, rules=rules, clock=clock, on_done=self._done)
 
         self.commanding = Commanding(broker, root, pipeline, notices, make_desk, more)
+        assert self.commanding.verbs <= frozenset(VERBS), "a config may name every command"
         self.open_verbs = frozenset(
             verb for verb in self.commanding.verbs if rules.allows(verb) and not rules.require_signed
         )

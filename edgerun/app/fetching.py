@@ -11,7 +11,7 @@ import msgspec
 
 from edgerun.app.rollout_file import Audit, open_store
 from edgerun.config import Config
-from edgerun.errors import ConfigError, ModelError
+from edgerun.errors import ConfigError
 from edgerun.models.bundle import find_bundled
 from edgerun.models.rollout import Rollout, Verified
 from edgerun.models.store import Store
@@ -111,14 +111,6 @@ def fetch(rollout: Rollout, config: Config, audit: Audit) -> Verified:
             told=Told(rollout.model, rollout.wanted),
         ) as staged,
     ):
-        found = (staged.name, staged.installed.version)
-        if staged.name != rollout.model or rollout.wanted not in (None, staged.installed.version):
-            raise ModelError(
-                "the source holds another model than was asked for",
-                where=origin.shown,
-                expected=f"{rollout.model}@{rollout.wanted or '…'}",
-                got="@".join(found),
-            )
         one = store.commit(staged, activate=False)
     return Verified(one.version, previous)
 

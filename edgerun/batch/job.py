@@ -51,22 +51,26 @@ def do(job: Job) -> Outcome:
     Raises nothing that a file or a model can cause. To be called in a process' main thread or any other.
     """
     part = Path(job.results + f".{os.getpid()}.part")
+    note = Path(note_of(job.results))
+    new_note = note.with_suffix(".new")
     try:
         part.unlink(missing_ok=True)
         account, seconds = _run(job, part)
         outcome = Outcome(job.source, job.key, account, seconds)
+        new_note.write_bytes(msgspec.json.encode(outcome))
         if part.exists():
             part.replace(job.results)
         else:  # a recording without a frame has no results
             Path(job.results).write_bytes(b"")
-    except (EdgerunError, OSError) as error:
-        outcome = Outcome(job.source, job.key, error=str(error))
+        new_note.replace(note)
+    except EdgerunError as error:
+        return Outcome(job.source, job.key, error=str(error))
+    except OSError as error:
+        why = f"the results cannot be written to {part.parent}: {error.strerror or error}"
+        return Outcome(job.source, job.key, error=why)
     finally:
         part.unlink(missing_ok=True)
-    note = Path(note_of(job.results))
-    if outcome.error is None:
-        note.with_suffix(".new").write_bytes(msgspec.json.encode(outcome))
-        note.with_suffix(".new").replace(note)
+        new_note.unlink(missing_ok=True)
     return outcome
 
 
@@ -95,7 +99,7 @@ def _run(job: Job, part: Path) -> tuple[dict[str, Any], float]:
             while True:
                 notice = notices.get()
                 if isinstance(notice, ThreadDied):
-                    if isinstance(notice.error, EdgerunError):
+                    if isinstance(notice.error, (EdgerunError, OSError)):
                         raise notice.error
                     raise FrameError(
                         f"{notice.thread} died: {type(notice.error).__name__}: {notice.error}", reason="stage"

@@ -50,8 +50,10 @@ def add(actions: Any) -> None:
     local = _action(actions, "add", "install a model that lies on this device", _install)
     local.add_argument("source", metavar="PATH", help="a bundle (folder or .zip), a .tflite or .onnx file")
     for one in (fetch, local):
-        one.add_argument("--name", metavar="NAME", help="of a bare file: what it is called in the store")
-        one.add_argument("--version", dest="model_version", metavar="V", help="of a bare file: its version")
+        one.add_argument("--name", metavar="NAME", help="a bare file's name in the store; a bundle must have it")
+        one.add_argument(
+            "--version", dest="model_version", metavar="V", help="a bare file's version; a bundle must have it"
+        )
         one.add_argument("--sha256", metavar="HEX", help="what the fetched file must have")
         one.add_argument("--force", action="store_true", help="also an older version than was installed before")
         one.add_argument("--keep-active", action="store_true", help="only install it; what is active stays so")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from edgerun.errors import did_you_mean
 from edgerun.secret import Secret
 from edgerun.security.keys import parse_public
 from edgerun.validate import Report, show
 
 DEFAULT_COMMANDS = ("pause", "resume", "snapshot", "trace", "reload", "alive", "ready")
+VERBS = (
+    "alive", "model/install", "model/rollback", "pause", "ready", "reload", "resume", "shapes", "snapshot", "trace",
+)  # fmt: skip
+"""Every command that there is; which of them a run knows depends on what it has."""
 _VERB = r"^[a-z0-9_-]{1,32}(/([a-z0-9_-]{1,32}|\*))?\Z"
 
 
@@ -86,6 +92,9 @@ def check_security(raw: dict[str, Any], report: Report) -> None:
             "given without command_keys: no command would ever be taken",
             remedy="add command_keys with the line of a .pub file",
         )
+    commands = security.get("commands") if isinstance(security, dict) else None
+    for verb in commands if isinstance(commands, list) else ():
+        _check_verb(verb, report)
     listen = metrics.get("listen") if isinstance(metrics, dict) and metrics.get("token") is None else None
     if not isinstance(listen, str):
         return
@@ -101,4 +110,19 @@ def check_security(raw: dict[str, Any], report: Report) -> None:
             expected="a loopback address, or a token",
             got=show(listen),
             remedy="add token (make one with: edgerun control token), or use 127.0.0.1",
+        )
+
+
+def _check_verb(verb: object, report: Report) -> None:
+    """One that there is; what is not even written like one was told already."""
+    if not isinstance(verb, str) or not re.match(_VERB, verb):
+        return
+    group = verb.removesuffix("*")
+    if verb not in VERBS and not (group.endswith("/") and any(one.startswith(group) for one in VERBS)):
+        report.add(
+            "security.commands",
+            "no such command",
+            expected="of " + ", ".join(VERBS),
+            got=show(verb),
+            remedy=did_you_mean(verb, list(VERBS)),
         )

@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from edgerun.broker.message import Message
-from edgerun.errors import BrokerError
+from edgerun.errors import BrokerError, ConfigError
 from edgerun.fleet import keeping
 from edgerun.fleet.line import Came, Line
 from edgerun.fleet.plan import Count, Progress, count, step, to_ask
 from edgerun.fleet.reading import read
+from edgerun.validate import show
 
 Sign = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
 """Makes a signed message of (device, verb, arguments)."""
@@ -24,6 +25,7 @@ _EXPIRES_S = 300
 """A command that has not reached its device by then never does."""
 _TURN_S = 0.5
 _LONGEST_REASON = 300
+_MOST_LABELS = 12
 
 
 def unsigned(_device: str, _verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,9 +66,10 @@ class Driver:
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Progress:
         """Until it is done, halted, or `stop`. Raises `BrokerError` where what is retained cannot be read,
-        `DeviceError` where the progress cannot be kept.
+        `DeviceError` where the progress cannot be kept, `ConfigError` before anything is where no device is meant.
         """
         self.fleet = read(self._line, self._prefix, _KINDS, stay=True).fleet
+        self._check_labels(self.progress.plan.labels)
         now = self._clock()
         for device in self.fleet.devices.values():
             if device.online is not True:
@@ -83,6 +86,15 @@ class Driver:
             if self._turn():
                 break
         return self.progress
+
+    def _check_labels(self, wanted: Mapping[str, str]) -> None:
+        if not wanted or self.fleet.chosen(wanted) or self.progress.asked:
+            return
+        infos = [one.info for one in self.fleet.devices.values() if one.info is not None]
+        there = sorted({f"{key}={text}" for info in infos for key, text in info.labels.items()})
+        shown = ", ".join(show(one) for one in there[:_MOST_LABELS]) or "no labels at all"
+        asked = " ".join(f"{key}={text}" for key, text in wanted.items())
+        raise ConfigError("no device has these labels", where="--label", expected=f"of {shown}", got=asked)
 
     def _turn(self) -> bool:
         """Look at all of them, and ask whose turn it is. True when it is over."""

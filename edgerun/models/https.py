@@ -10,6 +10,7 @@ import errno
 import hashlib
 import http.client
 import json
+import logging
 import re
 import ssl
 import time
@@ -25,6 +26,8 @@ from edgerun import __version__
 from edgerun.errors import ConfigError, DeviceError, ModelError
 from edgerun.models.archive import MAX_FILE_BYTES
 from edgerun.models.disk import disk_error
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
 """(bytes there, bytes in all or None where the server does not say)."""
@@ -92,6 +95,7 @@ def download(
                 continue
             if error.code not in _TRANSIENT or attempt == _TRIES:
                 raise _failed(url, f"{error.code} {error.reason}") from error
+            why = f"{error.code} {error.reason}"
         except DeviceError:
             raise
         except ssl.SSLCertVerificationError as error:
@@ -102,10 +106,13 @@ def download(
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise _failed(url, reason.verify_message) from error
+            why = f"{reason}" or type(error).__name__
             grown = file.exists() and file.stat().st_size > size
             if attempt == _TRIES and not grown:
-                raise _failed(url, f"{reason}" or type(error).__name__) from error
-        pause(min(30.0, 2.0 ** (attempt - 1)))
+                raise _failed(url, why) from error
+        wait_s = min(30.0, 2.0 ** (attempt - 1))
+        _log.warning("%s: %s; trying again in %.0f s", shown_url(url), why, wait_s)
+        pause(wait_s)
     else:
         raise _failed(url, f"it broke off {_TRIES} times")
     about.unlink(missing_ok=True)

@@ -60,11 +60,17 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a bare file does not say of itself: what it is called in the store, and keys of its manifest."""
+    """What a bare file does not say of itself: what it is called in the store, and keys of its manifest.
+
+    A bundle, which says it, is refused when it says another name or version.
+    """
 
     name: str | None = None
     version: str | None = None
     manifest: Mapping[str, Any] = {}
+
+
+_NOTHING = Told()
 
 
 def install(
@@ -72,7 +78,7 @@ def install(
     source: str,
     policy: Policy,
     *,
-    told: Told | None = None,
+    told: Told = _NOTHING,
     sha256: str | None = None,
     ca_file: Path | None = None,
     force: bool = False,
@@ -149,7 +155,7 @@ def stage(
     origin: Origin,
     policy: Policy,
     *,
-    told: Told | None = None,
+    told: Told = _NOTHING,
     force: bool = False,
     seal: SealingKey | None = None,
 ) -> Iterator[Staged]:
@@ -164,13 +170,13 @@ def stage(
         try:
             if path.is_file() and path.suffix.lower() in _BARE:
                 _judge(None, origin, policy, where=origin.shown)
-                _wrap(store, path, origin, inside, told or Told())
+                _wrap(store, path, origin, inside, told)
                 archive: Archive = Folder(inside)
-                staged = _let_in(store, archive, None, inside, origin, policy, force)
+                staged = _let_in(store, archive, None, inside, origin, policy, force, told)
             else:
                 archive = Folder(path) if path.is_dir() else Zip(path)
                 try:
-                    staged = _let_in(store, archive, inside, inside, origin, policy, force)
+                    staged = _let_in(store, archive, inside, inside, origin, policy, force, told)
                 finally:
                     archive.close()
             bundle = load(inside)
@@ -215,7 +221,14 @@ def check_signed_folder(folder: Path, policy: Policy) -> str:
 
 
 def _let_in(
-    store: Store, archive: Archive, target: Path | None, folder: Path, origin: Origin, policy: Policy, force: bool
+    store: Store,
+    archive: Archive,
+    target: Path | None,
+    folder: Path,
+    origin: Origin,
+    policy: Policy,
+    force: bool,
+    told: Told,
 ) -> Staged:
     """Signature, manifest, then the files: copied to `target` while they are hashed (None: they lie there already)."""
     where = origin.shown
@@ -230,6 +243,7 @@ def _let_in(
         signer = check_openssf(folder, policy.trust.folder, where)
     trusted = _judge(signer, origin, policy, where)
     manifest = check_manifest(head, policy, where)
+    _check_told(told, manifest, where)
     store.check_upgrade(manifest.name, manifest.version, head.sha256, force=force)
     if target is not None and not copied:
         store.make_room(manifest.name, archive.size())
@@ -244,6 +258,17 @@ def _let_in(
         raise ModelError("the manifest changed while it was read", where=where, remedy="try again")
     size = sum(size for _, size in found.values())
     return Staged(manifest.name, folder, _describe(manifest, head, size, origin, trusted, signer, policy.now))
+
+
+def _check_told(told: Told, manifest: Manifest, where: str) -> None:
+    """A bundle says of itself what it is; who expects something else is told so."""
+    if told.name not in (None, manifest.name) or told.version not in (None, manifest.version):
+        raise ModelError(
+            "the source holds another model than was asked for",
+            where=where,
+            expected=f"{told.name or '…'}@{told.version or '…'}",
+            got=f"{manifest.name}@{manifest.version}",
+        )
 
 
 def _copy(disk: Disk, archive: Archive, names: tuple[str, ...], target: Path) -> dict[str, tuple[str, int]]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_another_setting_or_another_file_is_done_again(recordings: Path, tmp_pat
     assert batch(*words, "--threshold", "0.9")["done_before"] == 0
     os.utime(one)
     assert batch(*words, "--threshold", "0.9")["done_before"] == 0
+
+
+@pytest.mark.parametrize("size", ["16k", "64k"])  # full among the results; just not large enough for the account
+def test_a_full_disk_is_told_as_one_and_its_file_is_done_once_there_is_room(
+    recordings: Path, make_disk: Callable[[str], Path], size: str
+) -> None:
+    disk = make_disk(size)
+    words = (str(recordings / "one.mp4"), "--model", MODEL, "-o", str(disk / "out"), "--workers", "1")
+    (failed,) = batch(*words, code=1)["files"]
+    assert failed["error"] == f"the results cannot be written to {disk / 'out'}: No space left on device"
+    assert not list((disk / "out").iterdir())
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    assert batch(*words)["total"]["published"] == FRAMES
 
 
 def test_a_file_that_is_none_fails_alone_and_the_rest_is_done(recordings: Path, tmp_path: Path) -> None:

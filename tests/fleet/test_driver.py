@@ -135,6 +135,17 @@ def test_a_rollout_that_is_killed_is_taken_up_again(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["state"] == "done"
 
 
+def test_labels_that_no_device_has_are_told_and_nothing_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    with mosquitto.broker() as broker, devices(broker, {"d0": GOOD}) as made:
+        refused = fleet(*rollout_args(broker, path, "--label", "site=nort"))
+        assert not made["d0"].asked
+    assert refused.returncode == 2
+    assert "no device has these labels; expected of" in refused.stderr
+    assert "got site=nort" in refused.stderr
+    assert not path.exists()
+
+
 def test_a_halted_one_says_why_and_stays_halted(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     with mosquitto.broker() as broker, devices(broker, {"d0": BAD}):

@@ -102,11 +102,15 @@ def test_what_is_there_is_more_than_the_file_has(site: Site, fetch: Callable[...
     assert fetch(sha256=SHA256).read_bytes() == CONTENT
 
 
-def test_busy_servers_are_asked_again_and_missing_files_are_not(site: Site, fetch: Callable[..., Path]) -> None:
+def test_busy_servers_are_asked_again_and_missing_files_are_not(
+    site: Site, fetch: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     waited: list[float] = []
     site.statuses["/m.zip"] = [503, 429, 500]
     assert fetch(pause=waited.append).read_bytes() == CONTENT
     assert waited == [1, 2, 4]
+    assert "429" in caplog.messages[1]
+    assert caplog.messages[1].endswith("; trying again in 2 s")
     with pytest.raises(DeviceError, match=r"cannot be fetched; got 404"):
         fetch("/none.zip?token=secret")
     assert len(site.asked) == 5

@@ -130,6 +130,8 @@ def test_what_is_asked_for_wrongly(device: Device, tmp_path: Path) -> None:
         (("fetch", "silero-vat"), "edgerun models list --catalog shows its names"),
         (("add", "none.zip"), "no such file"),
         (("add", path, "--sha256", "0" * 64), "not the file that was meant"),
+        (("add", path, "--name", "other"), "another model than was asked for; expected other@…; got net@1"),
+        (("add", path, "--version", "2"), "another model than was asked for; expected …@2; got net@1"),
         (("activate", "net"), "which version"),
         (("activate", "net@1"), "no such model in the store"),
         (("rollback", "net"), "no such model in the store"),

@@ -310,6 +310,8 @@ def test_a_run_keeps_its_audit_log_and_publishes_its_head(tmp_path: Path, capsys
         ('[metrics]\nlisten = "somewhere"\n', "served on an address"),
         ("[security]\nsigned_commands = true\n", "given without command_keys"),
         ('[security]\ncommands = ["Pause"]\n', "security.commands"),
+        ('[security]\ncommands = ["pause", "snapshoot"]\n', 'Did you mean "snapshot"'),
+        ('[security]\ncommands = ["modell/*"]\n', "no such command"),
         ('[security]\ncommand_keys = ["ssh-ed25519 AAAA"]\n', "not a public key"),
     ],
 )
