@@ -258,7 +258,9 @@ def _variant_plan(
 
 
 def _crop_plan(then: ThenConfig) -> CascadePlan:
-    return CascadePlan(frozenset(then.on), then.max_crops, then.margin, round(then.every_s * 1e9))
+    return CascadePlan(
+        frozenset(then.on), then.max_crops, then.margin, round(then.every_s * 1e9), then.score, then.whole
+    )
 
 
 def _cascade_plan(name: str, stream: StreamConfig, then: ThenConfig, model: LoadedModel) -> LanePlan:

@@ -77,6 +77,7 @@ def _check_needs(place: str, stream: dict[str, Any], then: dict[str, Any], repor
             "given with track",
             remedy="remove one: what stands still lies outside the part that moves, and would be taken for lost",
         )
+    _check_then(join(place, "then"), stream, then, report)
     low, high = stream.get("min_fps"), stream.get("max_fps")
     if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
         report.add(join(place, "min_fps"), "more than max_fps", expected=f"at most {high:g}", got=f"{low:g}")
@@ -85,6 +86,22 @@ def _check_needs(place: str, stream: dict[str, Any], then: dict[str, Any], repor
             report.add(
                 join(join(place, "zones"), str(zone)), "not a usable name", expected=NAME_WORDS, got=show(str(zone))
             )
+
+
+def _check_then(place: str, stream: dict[str, Any], then: dict[str, Any], report: Report) -> None:
+    """What the keys of a cascade ask of each other, and of the first model's threshold."""
+    score, threshold = then.get("score"), stream.get("threshold")
+    if isinstance(score, list) and len(score) == 2 and all(isinstance(one, int | float) for one in score):
+        if score[0] > score[1]:
+            report.add(join(place, "score"), "the band is upside down", expected="[low, high]", got=score)
+        elif isinstance(threshold, int | float) and threshold > score[1]:
+            report.add(
+                join(place, "score"), "nothing is ever in this band", expected=f"more than threshold, {threshold:g}",
+                got=score, remedy=f"lower threshold to {score[0]:g}",
+            )  # fmt: skip
+    for key in ("max_crops", "margin"):
+        if then.get("whole") is True and key in then:
+            report.add(join(place, key), "given with whole: there are no crops", remedy="remove one of them")
 
 
 def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:

@@ -192,7 +192,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ThenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[streams.NAME.then]`: a second model looks at what the first one found, each object on its own."""
+    """`[streams.NAME.then]`: a second model looks at what the first one found, each object on its own, or at the whole
+    frame again where the first one is unsure.
+    """
 
     model: Annotated[Label, Meta(description="The name of another `[models.NAME]` table.")]
     on: Annotated[tuple[Label, ...], Meta(description="Objects it looks at; by default all.")] = ()
@@ -205,6 +207,20 @@ class ThenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every_s: Annotated[
         Seconds, Meta(description="Look at the same object again only after this time; needs `track`. 0: every frame.")
     ] = 0.0
+    score: Annotated[
+        tuple[Share, Share] | None,
+        Meta(
+            description="Only what the first model gives a score in this band, both ends included; lower the "
+            "stream's `threshold` where it reaches below."
+        ),
+    ] = None
+    whole: Annotated[
+        bool,
+        Meta(
+            description="It looks at the whole frame, once, instead of at each object: a second opinion of a larger "
+            "model, which may be `remote`. A model without objects asks for its surest class."
+        ),
+    ] = False
     threshold: Annotated[Share | None, Meta(description="Lowest score reported, instead of the model's.")] = None
 
 

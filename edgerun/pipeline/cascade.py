@@ -1,4 +1,4 @@
-"""Cascades: which of a model's detections a second model looks at, and which part of the frame it is given."""
+"""Cascades: which of what a model found a second model looks at, and which part of the frame it is given."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgerun.types import Box, Detection
+from edgerun.types import Answer, Box, Detection
 
+_WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _PATIENCE_NS = 1_000_000_000  # a crop can be superseded, expire or fail: then it is tried again
 
 
@@ -23,6 +24,8 @@ class CascadePlan(msgspec.Struct, frozen=True):
     max_crops: int = 4
     margin: float = 0.1
     every_ns: int = 0
+    score: tuple[float, float] | None = None
+    whole: bool = False
 
 
 class CropChooser:
@@ -35,22 +38,38 @@ class CropChooser:
         self._asked_ns: dict[int, int] = {}
         self._answered_ns: dict[int, int] = {}
 
-    def choose(self, detections: Sequence[Detection], captured_ns: int) -> tuple[list[Detection], int]:
-        """The detections to crop, at most `max_crops`, and how many that were meant are left out."""
+    def choose(self, answer: Answer, captured_ns: int) -> tuple[list[Detection], int]:
+        """What the second model is to look at, and how many that were meant are left out.
+
+        At most `max_crops`; one where the whole frame is looked at, and nothing is left out then.
+        """
         plan = self.plan
-        meant = [one for one in detections if not plan.on or one.label in plan.on]
+        found: Sequence[Detection] = answer.detections or ()
+        if plan.whole and answer.detections is None and answer.classes:
+            surest = max(answer.classes, key=lambda one: one.score)
+            found = (Detection(surest.label, surest.class_id, surest.score, _WHOLE),)
+        meant = [one for one in found if self._is_meant(one)]
         due = [one for one in meant if not self._is_known(one, captured_ns)]
-        chosen = sorted(due, key=lambda one: -one.score)[: plan.max_crops]
+        chosen = sorted(due, key=lambda one: -one.score)[: 1 if plan.whole else plan.max_crops]
         if plan.every_ns:
             _forget(self._asked_ns, captured_ns - _PATIENCE_NS)
             _forget(self._answered_ns, captured_ns - plan.every_ns)
             self._asked_ns.update({one.track: captured_ns for one in chosen if one.track is not None})
-        return chosen, len(meant) - len(chosen)
+        return chosen, 0 if plan.whole else len(meant) - len(chosen)
+
+    def region(self, one: Detection, region: Box | None) -> Box | None:
+        """The part of the frame that is looked at because of `one`; `region` is what the first model saw."""
+        return region if self.plan.whole else widen(one.box, self.plan.margin)
 
     def answered(self, one: Detection, captured_ns: int) -> None:
         """The second model has looked at it."""
         if self.plan.every_ns and one.track is not None:
             self._answered_ns[one.track] = captured_ns
+
+    def _is_meant(self, one: Detection) -> bool:
+        plan = self.plan
+        low, high = plan.score or (0.0, 1.0)
+        return low <= one.score <= high and (not plan.on or one.label in plan.on)
 
     def _is_known(self, one: Detection, captured_ns: int) -> bool:
         """Whether it was looked at a moment ago, or is about to be; one that has no number yet is waited for."""

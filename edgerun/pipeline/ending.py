@@ -9,12 +9,11 @@ import msgspec
 import numpy as np
 
 from edgerun.errors import Closed
-from edgerun.pipeline.cascade import widen
 from edgerun.pipeline.handover import put
 from edgerun.pipeline.lane import Lane
 from edgerun.progress import waiting
 from edgerun.slot import Outbox
-from edgerun.types import Answer, Detection, Frame, ModelInfo, Placement, Result, SceneEvent, Tensor
+from edgerun.types import Answer, Frame, ModelInfo, Placement, Result, SceneEvent, Tensor
 
 if TYPE_CHECKING:
     from edgerun.clock import Clock
@@ -112,8 +111,8 @@ class Ending:
         if frame.crop is not None and lane.chooser is not None:
             lane.chooser.answered(frame.crop, frame.stamp.moment_ns)
         self._hand_over(lane, result, frame)
-        if lane.cascade is not None and answer.detections and frame.reuse is None:
-            self._give_crops(lane, lane.cascade, frame, answer.detections)
+        if lane.cascade is not None and frame.reuse is None:
+            self._give_crops(lane, lane.cascade, frame, answer)
 
     def _model_on(self, accelerator: str) -> ModelInfo:
         """The model, on what inferred last: an engine may have to leave its accelerator, and come back to it."""
@@ -145,11 +144,11 @@ class Ending:
         if victim is not None:
             count_failed(victim, reason)
 
-    def _give_crops(self, lane: Lane, target: Lane, frame: Frame, detections: tuple[Detection, ...]) -> None:
+    def _give_crops(self, lane: Lane, target: Lane, frame: Frame, answer: Answer) -> None:
         """Each crop is a frame of its own to the next model, with an account of its own."""
         chooser = lane.chooser
         assert chooser is not None, "a lane with a cascade has what chooses its crops"
-        chosen, left_out = chooser.choose(detections, frame.stamp.moment_ns)
+        chosen, left_out = chooser.choose(answer, frame.stamp.moment_ns)
         for _ in range(left_out):
             target.meter.account.grab()
             target.meter.account.end("limited", None, frame.stamp)
@@ -162,7 +161,7 @@ class Ending:
                 ready_ns,
                 frame.size,
                 frame.lossy,
-                region=widen(one.box, chooser.plan.margin),
+                region=chooser.region(one, frame.region),
                 crop=one,
             )
             put(target, crop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgerun.clock import FakeClock, SystemClock
@@ -22,7 +23,7 @@ from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.turns import Batching, Turns
 from edgerun.pipeline.worker import Worker
 from edgerun.slot import Outbox
-from edgerun.types import Answer, Detection, Grab, ModelInfo, Motion
+from edgerun.types import Answer, Classification, Detection, Grab, ModelInfo, Motion
 from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, NoOptions, NumberDecoder, NumberPreprocess
 from tests.pipeline.test_intake import PictureSource, Scene, Verdicts
 from tests.pipeline.test_pipeline import assert_conserved, ended, notices_until
@@ -152,12 +153,34 @@ def test_a_turn_given_away_is_planned_anew() -> None:
 def test_a_crop_without_an_answer_is_tried_again() -> None:
     chooser = CropChooser(CascadePlan(every_ns=3_600_000_000_000))
     second = 1_000_000_000
-    assert chooser.choose([CAR], 0) == ([CAR], 0)
-    assert chooser.choose([CAR], second // 2) == ([], 1), "it is on its way"
-    assert chooser.choose([CAR], 2 * second) == ([CAR], 0), "it got lost"
+    assert chooser.choose(Answer((CAR,)), 0) == ([CAR], 0)
+    assert chooser.choose(Answer((CAR,)), second // 2) == ([], 1), "it is on its way"
+    assert chooser.choose(Answer((CAR,)), 2 * second) == ([CAR], 0), "it got lost"
     chooser.answered(CAR, 2 * second)
-    assert chooser.choose([CAR], 100 * second) == ([], 1)
-    assert chooser.choose([CAR], 3700 * second) == ([CAR], 0)
+    assert chooser.choose(Answer((CAR,)), 100 * second) == ([], 1)
+    assert chooser.choose(Answer((CAR,)), 3700 * second) == ([CAR], 0)
+
+
+def test_only_what_is_in_the_band_is_asked_about() -> None:
+    found = Answer(tuple([msgspec.structs.replace(CAR, score=score) for score in (0.29, 0.3, 0.45, 0.6, 0.61)]))
+    crops = CropChooser(CascadePlan(score=(0.3, 0.6), max_crops=2))
+    assert [one.score for one in crops.choose(found, 0)[0]] == [0.6, 0.45]
+    assert crops.choose(found, 0)[1] == 1
+    whole = CropChooser(CascadePlan(score=(0.3, 0.6), whole=True))
+    (one,), left_out = whole.choose(found, 0)
+    assert (one.score, left_out) == (0.6, 0)
+    assert whole.region(one, None) is None
+    assert whole.choose(Answer((CAR,)), 0) == ([], 0), "sure enough"
+    assert whole.choose(Answer(()), 0) == ([], 0)
+
+
+def test_a_classifier_asks_about_its_surest_class() -> None:
+    whole = CropChooser(CascadePlan(frozenset({"cat"}), score=(0.3, 0.6), whole=True))
+    cat, dog = Classification("cat", 1, 0.5), Classification("dog", 2, 0.2)
+    ((one,), _) = whole.choose(Answer(classes=(dog, cat)), 0)
+    assert (one.label, one.class_id, one.score, one.box) == ("cat", 1, 0.5, (0.0, 0.0, 1.0, 1.0))
+    assert whole.choose(Answer(classes=(msgspec.structs.replace(dog, score=0.55), cat)), 0) == ([], 0)
+    assert CropChooser(CascadePlan()).choose(Answer(classes=(cat,)), 0) == ([], 0), "there is nothing to crop"
 
 
 def test_an_answer_to_a_crop_is_not_the_answer_to_the_picture() -> None:

@@ -17,6 +17,7 @@ from tests.broker.gate import REFUSED_BY_5, gate
 from tests.mosquitto import wait_until
 from tests.worker.parts import MODEL, ROOT, balanced, device, process, results, worker
 
+CLIP = ROOT / "models" / "clips" / "street.mp4"
 SCHEMA = ROOT / "docs" / "schema" / "info.schema.json"
 
 
@@ -124,6 +125,35 @@ def test_what_is_too_much_here_goes_there(broker: mosquitto.Broker, tmp_path: Pa
         assert balanced(daemon.summary()["streams"]["dock"])
     seqs = [one["seq"] for one in results(out)]
     assert seqs == sorted(seqs), "a stream that remembers its scene gets its results in order"
+
+
+def test_what_the_model_here_is_unsure_of_a_larger_one_there_looks_at_again(
+    broker: mosquitto.Broker, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    band = [0.4, 0.45]
+    config = device(tmp_path, broker.url, model='fallback = "none"')
+    text = config.read_text(encoding="utf-8")
+    here = f'[models.small]\npath = "{MODEL}"\nthreads = 1\n[streams.dock]\nsource = "{CLIP}"\nmodel = "small"\n'
+    then = f'threshold = 0.4\n[streams.dock.then]\nmodel = "detector"\nscore = {band}\nwhole = true\n'
+    config.write_text(text.partition("[streams.dock]")[0] + here + then, encoding="utf-8")
+    with worker(broker.url, "w1"), process(*run(config, "--jsonl", out)) as daemon:
+        assert daemon.end(None, 60) == 0, daemon.text
+        streams = daemon.summary()["streams"]
+    assert all(balanced(account) for account in streams.values())
+    first = {one["seq"]: one for one in results(out) if "crop" not in one}
+    second = [one for one in results(out) if "crop" in one]
+    unsure = {
+        seq for seq, one in first.items() if any(band[0] <= found["score"] <= band[1] for found in one["detections"])
+    }
+    assert streams["dock/detector"]["grabbed"] == len(unsure) > 3
+    assert streams["dock/detector"]["published"] == len(second) > 0
+    assert set(made_by(second)) == {"remote:w1"}
+    assert set(made_by(list(first.values()))) == {"cpu"}
+    for one in second:
+        assert one["crop"] in first[one["seq"]]["detections"]
+        again = {found["label"] for found in one["detections"]}
+        assert {found["label"] for found in first[one["seq"]]["detections"] if found["score"] > 0.6} <= again
 
 
 def test_a_worker_that_is_asked_to_end_answers_what_it_holds(broker: mosquitto.Broker, tmp_path: Path) -> None:
