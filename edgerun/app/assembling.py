@@ -287,11 +287,12 @@ class Assembly:
             self._control.reloaded(self._parts.config, text, ok=kind == "reloaded")
 
     def _open_control(self) -> tuple[Controlling, Asking]:
-        from edgerun.app.controlling import Controlling, probes
+        from edgerun.app.controlling import Controlling
+        from edgerun.control.probes import probes
 
         tracing = Tracing(self._trace, state_folder() / "trace", self.clock)
         asking = Asking(self._snapshots, self.pipeline, self._states)
-        more: dict[str, Act] = {"trace": tracing.tell, "snapshot": asking.ask, **probes(self._states)}
+        more: dict[str, Act] = {"trace": tracing.tell, "snapshot": asking.ask, **probes(self._states.why_not_ready)}
         if self._reread is not None:
             more["reload"] = lambda arguments: self.changing.reload_by_command(arguments)
             more["model/install"] = lambda arguments: self._rollouts().install(arguments)

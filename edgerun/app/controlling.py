@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edgerun import __version__
 from edgerun.app.auditing import Auditing, audit_folder
@@ -18,28 +16,21 @@ from edgerun.clock import Clock
 from edgerun.config import Config, SecurityConfig
 from edgerun.config.security import VERBS
 from edgerun.control.desk import Act, Command, Desk, Done, Rules
-from edgerun.control.local import NAME, LocalControl
+from edgerun.control.local import LocalControl, default_path
+from edgerun.control.probes import PROBES
 from edgerun.control.signed import Nonces, Signatures
-from edgerun.errors import ConfigError, DeviceError, StageError
+from edgerun.errors import DeviceError
 from edgerun.pipeline.notice import Asked, NoticeBoard, ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.ports import Broker
 from edgerun.security.keys import parse_public
-from edgerun.telemetry.states import StateKeeper
-from edgerun.validate import show
 
 _log = logging.getLogger(__name__)
 
-PROBES = ("alive", "ready")
-"""Verbs that change nothing and are not put on record."""
-
 
 def socket_path(security: SecurityConfig) -> Path | None:
-    """Where the control socket is: what the config says, else in `$RUNTIME_DIRECTORY` (systemd.exec(5))."""
-    if security.socket is not None:
-        return security.socket
-    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(folder) / NAME if folder else None
+    """Where the control socket is: what the config says, else where the service manager has it."""
+    return security.socket if security.socket is not None else default_path()
 
 
 def rules_of(security: SecurityConfig, device: str, clock: Clock) -> Rules:
@@ -143,25 +134,3 @@ class Controlling:
     def _done(self, done: Done) -> None:
         if self.audit is not None and (done.verb not in PROBES or done.not_told):
             self.audit.done(done)
-
-
-def probes(states: StateKeeper) -> dict[str, Act]:
-    """What a supervisor asks again and again: whether the main thread takes commands, and whether results flow."""
-
-    def ready(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        _refuse(arguments)
-        if why := states.why_not_ready():
-            raise StageError(why)
-        return {}
-
-    def alive(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        _refuse(arguments)
-        return {}
-
-    return dict(zip(PROBES, (alive, ready), strict=True))
-
-
-def _refuse(arguments: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` where there are any."""
-    if arguments:
-        raise ConfigError("this command takes no arguments", got=show(next(iter(arguments))))

@@ -187,8 +187,9 @@ def ask(path: Path, message: dict[str, Any]) -> dict[str, Any]:
 def _socket(given: str | None) -> Path:
     if given is not None:
         return Path(given)
-    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(folder) / "control.sock" if folder else Path(_DEFAULT_SOCKET)
+    from edgerun.control.local import default_path
+
+    return default_path() or Path(_DEFAULT_SOCKET)
 
 
 def _argument(word: str) -> tuple[str, Any]:

@@ -22,7 +22,9 @@ from edgerun.secret import Secret
 
 if TYPE_CHECKING:
     from edgerun.broker.options import BrokerOptions
+    from edgerun.clock import Clock
     from edgerun.config import ModelConfig
+    from edgerun.worker import Service
 
 EXAMPLES = (
     "edgerun worker --broker mqtt://broker.example --group site --model ssd-mobilenet-v2-oid",
@@ -62,9 +64,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("not a group's name", where="--group", expected="no / + # or NUL", got=repr(args.group))
     broker = _broker(args)
     model = open_model(_model(args))
+    clock = SystemClock()
     try:
         answerer = Answerer(model, broker.client_id)
-        service = Service(answerer, ServiceOptions(broker, args.group, args.in_flight), SystemClock())
+        service = Service(answerer, ServiceOptions(broker, args.group, args.in_flight), clock)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: service.stop())
         if not args.json:
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{broker.client_id}: {model.bundle.name} {model.bundle.version} on {info.accelerator}, about"
                 f" {service.capacity:.0f} frames a second, group {args.group}"
             )
-        service.run()
+        _serve(service, clock)
     finally:
         model.engine.close()
     stats = service.stats()
@@ -83,6 +86,22 @@ def run(args: argparse.Namespace) -> int:
         refused = "".join(f", {count} refused ({why})" for why, count in sorted(stats.refused.items()))
         output.say(f"{stats.taken} frames taken, {stats.answered} answered{refused}")
     return 0
+
+
+def _serve(service: Service, clock: Clock) -> None:
+    """Until it is told to stop; under a service manager (or with `RUNTIME_DIRECTORY` set) with a control socket."""
+    from edgerun.control.local import default_path
+    from edgerun.worker.probing import Probing
+
+    path = default_path()
+    if path is None:
+        service.run()
+        return
+    probing = Probing(path, service, clock)
+    try:
+        service.run(probing.turn)
+    finally:
+        probing.close()
 
 
 def _model(args: argparse.Namespace) -> ModelConfig:

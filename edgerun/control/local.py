@@ -41,6 +41,12 @@ _TICK_S = 1.0
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
+def default_path() -> Path | None:
+    """`control.sock` in `$RUNTIME_DIRECTORY` (systemd.exec(5)); None where no service manager has made that."""
+    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(folder) / NAME if folder else None
+
+
 class _Peer:
     """One connection: what has come of its line, and what is still to be written. Ends by `until_ns`, whatever it does.
 

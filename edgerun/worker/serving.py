@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -106,13 +106,23 @@ class Service:
             round(self._infer_ms, 3),
         )
 
-    def run(self) -> None:
-        """Serve until `stop`. Raises `BrokerError` when the broker speaks no MQTT 5, or another worker has this id."""
+    def why_not_ready(self) -> str:
+        """Why no frames come; empty where they may. Any thread."""
+        if self._connection.connected:
+            return ""
+        return f"not connected to the broker: {self._connection.last_error or 'it has not answered yet'}"
+
+    def run(self, turn: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop`; `turn` is called several times a second, unless a frame takes longer.
+
+        Raises `BrokerError` when the broker speaks no MQTT 5, or another worker has this id.
+        """
         self._connection.start()
         self._connection.subscribe(self._filter, self._inbox, 1)
         try:
             while not self._stop.is_set():
                 self._check()
+                turn()
                 request = self._inbox.take(_LOOK_S)
                 if request is not None:
                     self._serve(request)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,26 @@ def test_what_is_too_much_here_goes_there(broker: mosquitto.Broker, tmp_path: Pa
         assert balanced(daemon.summary()["streams"]["dock"])
     seqs = [one["seq"] for one in results(out)]
     assert seqs == sorted(seqs), "a stream that remembers its scene gets its results in order"
+
+
+def test_a_supervisor_may_ask_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    with mosquitto.broker() as own, worker(own.url, "w1") as there:
+        wait_until(lambda: asked("ready") == 0)
+        assert asked("alive") == 0
+        own.kill()
+        wait_until(lambda: asked("ready") == 1)
+        assert asked("alive") == 0, "a broker that is away is no reason to start it anew"
+        own.restart()
+        wait_until(lambda: asked("ready") == 0)
+        assert there.end() == 0
+    assert not list(tmp_path.iterdir())
+
+
+def asked(verb: str) -> int:
+    """The exit code of `edgerun control`, which finds the socket as the worker does."""
+    command = [sys.executable, "-m", "edgerun", "control", verb]
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
 
 
 def test_what_the_model_here_is_unsure_of_a_larger_one_there_looks_at_again(
