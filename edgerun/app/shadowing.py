@@ -169,7 +169,8 @@ class Shadow:
         if self._credit >= 1.0:
             self._credit -= 1.0
             infer_ms = result.latency_ns.get("infer", 0) / 1e6
-            self._waiting.put(Sample(result.stamp.stream, np.array(result.lease.image), result.answer, infer_ms))
+            with suppress(Closed):  # it was taken away from the publisher while it was given this one
+                self._waiting.put(Sample(result.stamp.stream, np.array(result.lease.image), result.answer, infer_ms))
 
     def flush(self, timeout_s: float) -> None:
         """See `Sink`."""
