@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 
 from edgerun.app.rollout_file import Audit, open_store
 from edgerun.config import Config
-from edgerun.errors import ConfigError
+from edgerun.errors import ConfigError, DeviceError
 from edgerun.models.bundle import find_bundled
 from edgerun.models.rollout import Rollout, Verified
 from edgerun.models.store import Store
@@ -80,12 +81,14 @@ def model_of(config: Config, name: str, store: Store) -> str:
     )
 
 
-def fetch(rollout: Rollout, config: Config, audit: Audit) -> Verified:
+def fetch(rollout: Rollout, config: Config, audit: Audit, stop: threading.Event) -> Verified:
     """Bring the version into the store, verified and not active. Whoever asks for it from afar is not trusted with a
-    path of this device either: without a signature nothing is taken where `[security]` wants one.
+    path of this device either: without a signature nothing is taken where `[security]` wants one. `stop` ends a
+    download.
 
     Raises `ConfigError`, `ModelError`, `DeviceError`, `MissingError`.
     """
+    from edgerun.models.https import shown_url
     from edgerun.models.install import Origin, Told, fetched, install, stage
     from edgerun.models.verify import Policy
     from edgerun.security.trust import Trust
@@ -99,10 +102,19 @@ def fetch(rollout: Rollout, config: Config, audit: Audit) -> Verified:
     if rollout.source is None:
         wanted = rollout.wanted or store.record(rollout.model).latest()
         return Verified(store.installed(rollout.model, wanted).version, previous)
+
+    def go_on(_bytes: int, _of: int | None) -> None:
+        if stop.is_set():
+            raise DeviceError("taken back while it was fetched", where=shown_url(str(rollout.source)))
+
+    def wait(seconds: float) -> None:
+        stop.wait(seconds)
+        go_on(0, None)
+
     policy = Policy(store.now(), Trust.open(security.trust), security.require_signed, config.device.id)
     with (
         store.staging() as work,
-        fetched(store, rollout.source, work, sha256=rollout.sha256) as (path, origin),
+        fetched(store, rollout.source, work, sha256=rollout.sha256, progress=go_on, pause=wait) as (path, origin),
         stage(
             store,
             path,

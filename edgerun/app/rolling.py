@@ -115,6 +115,7 @@ class Rolling:
             if trial.asked_back is not None:
                 raise ConfigError("it was asked back already", where=name)
             trial.asked_back = (reason, Later())
+            trial.stop.set()
             return trial.asked_back[1]
         if trial is None or trial.rollout.state == "rolled_back":
             found = store.record(model)
@@ -235,7 +236,7 @@ class Rolling:
             self._work(trial, partial(self._take_back, rollout), self._taken_back)
 
     def _fetch(self, trial: Trial) -> None:
-        do = partial(fetch, trial.rollout, self._ties.config(), self._telling.audit_store)
+        do = partial(fetch, trial.rollout, self._ties.config(), self._telling.audit_store, trial.stop)
         self._work(trial, do, self._fetched)
 
     def _fetched(self, trial: Trial, result: Any) -> None:

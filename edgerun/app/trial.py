@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,8 @@ class Trial(msgspec.Struct):
     """Who waits for an answer."""
     asked_back: tuple[str, Later] | None = None
     """Why it is to be taken back as soon as nothing is under way, and who waits for that."""
+    stop: threading.Event = msgspec.field(default_factory=threading.Event)
+    """What is being fetched for it is not wanted any more."""
     shadow: Shadow | None = None
     window: Window | None = None
     begun_ns: int = 0

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from edgerun.errors import ConfigError, DeviceError, ModelError, did_you_mean
 from edgerun.models import catalog
 from edgerun.models.archive import MAX_FILE_BYTES, Archive, Folder, Zip
 from edgerun.models.archive import check_name as check_file
-from edgerun.models.bundle import load
+from edgerun.models.bundle import Bundle, load
 from edgerun.models.catalog import CatalogEntry
 from edgerun.models.disk import Disk, disk_error
 from edgerun.models.https import Progress, check_url, download, shown_url
@@ -112,8 +113,11 @@ def fetched(
     ca_file: Path | None = None,
     progress: Progress | None = None,
     before: Callable[[CatalogEntry], None] | None = None,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[tuple[Path, Origin]]:
-    """The bundle or file that `source` names, on this device until the block ends. Raises as `install` does."""
+    """The bundle or file that `source` names, on this device until the block ends. Raises as `install` does,
+    and what `progress` and `pause` (between two attempts at a download) raise.
+    """
     kind = source.partition(":")[0] + ":"
     if kind in ("http:", "ftp:", "file:") or (kind not in _REMOTE and "://" in source):
         raise ConfigError(
@@ -123,7 +127,7 @@ def fetched(
         )
     folder = work / "fetched"
     if kind == "https:":
-        how: dict[str, Any] = {"ca_file": ca_file, "progress": progress, "room": _room(store)}
+        how: dict[str, Any] = {"ca_file": ca_file, "progress": progress, "room": _room(store), "pause": pause}
         path = download(check_url(source), store.partial(), sha256=sha256, **how)
         folder.mkdir()
         name = Path(shown_url(source)).name[-100:]
@@ -180,10 +184,15 @@ def stage(
                 finally:
                     archive.close()
             bundle = load(inside)
+            _check_formats(bundle, origin.shown)
             if seal is not None:
                 for artifact in bundle.artifacts:
                     seal_model_file(inside / artifact.file, seal)
             store.disk.sync_tree(inside)
+        except ModelError as error:
+            if str(error.where).startswith(str(inside)):  # a name that is gone by the time it is read
+                error.where = origin.shown
+            raise
         except OSError as error:
             raise error if isinstance(error, DeviceError) else disk_error(error, store.folder) from error
         yield staged
@@ -314,6 +323,19 @@ def _describe(
         license=licence if isinstance(licence, str) else None,
         expires=manifest.expires,
     )
+
+
+def _check_formats(bundle: Bundle, where: str) -> None:
+    """Raises `ModelError` for a file that is plainly not of the format that its name says."""
+    for artifact in bundle.artifacts:
+        if artifact.structure is None:
+            raise ModelError(
+                "not a model of the format that its name says",
+                where=where,
+                expected="a TensorFlow Lite model" if artifact.format == "tflite" else "an ONNX model",
+                got=f"{len(artifact.model)} bytes of something else in {artifact.file}",
+                remedy="fetch or export the file again, and see that it is no page or pointer to it",
+            )
 
 
 def _wrap(store: Store, path: Path, origin: Origin, folder: Path, told: Told) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from edgerun.convert.tflite.graph import tools
 from edgerun.models.install import install
 from edgerun.models.rollout import Rollout, decode
 from edgerun.models.store import Store
@@ -89,6 +91,36 @@ def garbage_weights() -> bytes:
     begin, end = len(content) // 4, len(content) // 2
     content[begin:end] = content[begin:end][::-1]
     return bytes(content)
+
+
+def doubled_convolutions() -> bytes:
+    """The same answers, for more than twice the work: every convolution is done twice, and the larger of both taken."""
+    schema, utils = tools()
+    model = utils.read_model_from_bytearray(bytearray((DETECTOR / "model.tflite").read_bytes()))
+    graph, convolutions = model.subgraphs[0], (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MAXIMUM
+    code.version = 2
+    model.operatorCodes.append(code)
+    operators = []
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode not in convolutions:
+            operators.append(operator)
+            continue
+        twice = []
+        for _ in range(2):
+            tensor, again = copy.copy(graph.tensors[operator.outputs[0]]), copy.copy(operator)
+            tensor.name, again.outputs = b"again %d" % len(graph.tensors), [len(graph.tensors)]
+            graph.tensors.append(tensor)
+            twice.append(again)
+        larger = schema.OperatorT()
+        larger.opcodeIndex = len(model.operatorCodes) - 1
+        larger.inputs, larger.outputs = [one.outputs[0] for one in twice], list(operator.outputs)
+        larger.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
+        larger.builtinOptions = schema.MaximumMinimumOptionsT()
+        operators += [*twice, larger]
+    graph.operators = operators
+    return bytes(utils.convert_object_to_bytearray(model))
 
 
 class Device:

@@ -9,7 +9,16 @@ from edgerun.models.signing import sign_path
 from tests import schemas
 from tests.models.stores import KEY, trusting
 from tests.mosquitto import wait_until
-from tests.rollout.runs import DETECTOR, NAME, Device, audit, bundle, garbage_weights, shuffled_labels
+from tests.rollout.runs import (
+    DETECTOR,
+    NAME,
+    Device,
+    audit,
+    bundle,
+    doubled_convolutions,
+    garbage_weights,
+    shuffled_labels,
+)  # fmt: skip
 
 
 def test_a_good_update_goes_all_the_way(device: Device, tmp_path: Path) -> None:
@@ -62,9 +71,10 @@ def test_one_whose_weights_are_garbage_never_serves(device: Device, tmp_path: Pa
 
 
 def test_one_that_is_slow_when_it_serves_goes_back(device: Device, tmp_path: Path) -> None:
-    device.write(latency_ratio=0.001, canary_frames=100_000)  # what no model can be
+    device.write(latency_ratio=1.3, canary_frames=100_000)
     device.begin()
-    assert device.say("model/install", name="detector", source=str(bundle(tmp_path, "3")))["ok"]
+    slow = bundle(tmp_path, "3", model_tflite=doubled_convolutions())
+    assert device.say("model/install", name="detector", source=str(slow))["ok"]
     device.wait_kind("rolled_back")
     assert device.kinds() == ["staged", "verified", "shadow", "canary", "rolled_back"]
     assert "slow: the p95 of its inference is" in device.kept().reason
@@ -76,6 +86,19 @@ def test_one_that_is_slow_when_it_serves_goes_back(device: Device, tmp_path: Pat
     stream = device.end()["streams"]["yard"]
     assert (stream["failed"], stream["expired"]) == (0, 0)
     assert [one["ok"] for one in audit(device.state) if one["what"] == "rollout_rolled_back"] == [False]
+
+
+def test_a_download_that_does_not_come_is_given_up_when_it_is_taken_back(device: Device) -> None:
+    device.write()
+    device.begin()
+    device.send("model/install", name="detector", source="https://127.0.0.1:1/3.zip", id="in")
+    device.wait_kind("staged")
+    answer = device.say("model/rollback", name="detector", reason="a wrong address")
+    assert (answer["ok"], answer["state"]) == (True, "rolled_back"), answer
+    assert "taken back while it was fetched" in device.kept().reason
+    again = device.say("model/install", name="detector", source=str(device.folder / "none.zip"))
+    assert "no such file" in again["error"], "the next one has its turn"
+    device.end()
 
 
 def test_who_is_no_canary_waits_and_where_memory_is_short_there_is_a_gap(device: Device, tmp_path: Path) -> None:
