@@ -83,7 +83,7 @@ def serve(
                 app.start()
                 supervisor.ready(app.status_line())
             account = _Turn(app, options, notices, supervisor).run()
-            code = 0
+            code = 1 if "incomplete" in account else 0
             return account
         finally:
             app.close()
@@ -125,6 +125,8 @@ class _Turn:
             raise hung
         summary = self._app.summary()
         self._complain_if_nothing_came(summary)
+        if (self._has_ended or self._time_is_up) and (incomplete := self._app.shortfalls()):
+            summary["incomplete"] = incomplete
         return summary
 
     def _run_to_its_end(self) -> ThreadDied | None:

@@ -25,7 +25,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
     """A remedy that asks for the nearest of `known`, whatever its case, or None when nothing is near."""
     import difflib  # costs milliseconds that only those who mistype should pay
 
-    candidates = {name.lower(): name for name in known}
+    candidates = {name.lower(): name for name in known if name != wrong}  # what is there is wrong in another way
     close = difflib.get_close_matches(wrong.lower(), candidates, n=1)
     return f'did you mean "{candidates[close[0]]}"?' if close else None
 

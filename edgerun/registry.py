@@ -98,10 +98,12 @@ def resolve(room: str, kind: str) -> Any:
         for entry in entry_points(group=_GROUP, name=f"{room}.{kind}"):
             target = entry.value
     if target is None:
+        from edgerun.secret import mask
+
         raise ConfigError(
             f"unknown {room} kind",
             expected="one of " + ", ".join(kinds(room)),
-            got=repr(kind),
+            got=repr(mask(kind)),
             remedy=did_you_mean(kind, kinds(room)),
         )
     module, _, name = target.partition(":")

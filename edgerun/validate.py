@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 import msgspec
 
 from edgerun.errors import ConfigError, did_you_mean
+from edgerun.secret import mask
 
 Hook = Callable[[Any, str, "Report"], Any]
 
@@ -35,7 +36,6 @@ _QUANTITY = re.compile(r"\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([A-Za-z]+)\s*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 QUOTED = r'"(?:[^"\\]|\\.)*"'
 """A pattern for the keys that `join` has quoted."""
-_PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*:)\S*@")
 _ESCAPES = {**{i: f"\\u{i:04x}" for i in range(32)}, ord('"'): '\\"', ord("\\"): "\\\\"}
 _SHOWN = 80
 
@@ -79,17 +79,12 @@ def join(path: str, key: str) -> str:
     return f"{path}.{part}" if path else part
 
 
-def mask(text: str) -> str:
-    """`text` with the password of an address in it masked."""
-    return _PASSWORD_IN_URL.sub(r"\1***@", text)
-
-
 def show(value: object) -> str:
-    """`value` for a message: short, on one line, a password inside a URL masked, tables and lists only named."""
+    """`value` for a message: short, on one line, a password inside masked, tables and lists only named."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        text = repr(mask(value))
+        text = repr(mask(str(value)))
     elif isinstance(value, dict):
         return "a table" if value else "an empty table"
     elif isinstance(value, list | tuple):

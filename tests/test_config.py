@@ -174,6 +174,22 @@ def test_sources_on_disk_must_be_there(tmp_path: Path) -> None:
     assert told({"kind": "images", "path": "deeq"}).endswith('/deeq. Did you mean "deep"?')
     assert told({"kind": "file", "path": "dock.mp4/x.mp4"}).startswith("streams.s.source.path: no such file")
     assert told({"kind": "file", "path": "x.mp4", "loop": True}).count("streams.s.source") == 2  # both at once
+    assert 'For a folder of pictures use { kind = "images"' in told({"kind": "file", "path": "deep"})
+    assert told({"kind": "file", "path": ""}).startswith("streams.s.source.path: a folder; expected a video file")
+    assert told({"kind": "wav", "path": "deep"}).startswith("streams.s.source.path: a folder; expected a WAV file")
+    mjpeg = told({"kind": "mjpeg", "url": "rtsp://me:hunter2@cam/1"})
+    assert mjpeg.startswith("streams.s.source.url: not an HTTP URL; expected http://host/path; got 'rtsp://me:***@cam")
+    assert told({"kind": "stream", "url": "/dev/video0"}).startswith("streams.s.source.url: not a URL; expected rtsp:")
+
+
+def test_a_folder_is_no_file_of_labels(tmp_path: Path) -> None:
+    (tmp_path / "names").mkdir()
+    raw = {
+        "models": {"m": {"path": "ssd-mobilenet-v2-oid", "labels": "names"}},
+        "streams": {"s": {"source": "synthetic", "model": "m"}},
+    }
+    told = outcome(lambda: build(raw, options_of, folder=tmp_path, find_model=find_model))[1]
+    assert told == f"models.m.labels: not a file; expected a text file with one label a line; got {tmp_path}/names"
 
 
 def test_a_source_of_the_command_line_must_be_there(

@@ -31,13 +31,7 @@ from edgerun.device.load import LoadSensor
 from edgerun.heap import Heap
 from edgerun.infer.fallback import Event
 from edgerun.pipeline.ending import Delivery
-from edgerun.pipeline.notice import (
-    Asked,
-    EngineNotice,
-    NoticeBoard,
-    StopRequested,
-    ThreadDied,
-)
+from edgerun.pipeline.notice import Asked, EngineNotice, NoticeBoard, StopRequested, ThreadDied
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import Pulse
@@ -191,6 +185,7 @@ class Assembly:
                 asking=asking,
                 governing=self._governing,
                 broker=self._broker,
+                control=self._control,
             )
             self._followers = followers
             self._reloading = self._build_reloading(followers, context)
@@ -346,6 +341,7 @@ class Assembly:
             followers.picture.renew(followers.governing)
         if self._control is None:
             self._control, followers.asking = self._open_control()
+            followers.control = self._control
             self._control.start()
         self._page = followers.page = page = StatusPage(self._parts.config, self.clock, self._run_id)
         self._opened.callback(page.close)

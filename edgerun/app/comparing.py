@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -10,8 +10,10 @@ from edgerun.app.joining import used_models
 from edgerun.config import Config, ModelConfig, StreamConfig
 from edgerun.errors import ConfigError, ConfigErrors
 
-LIVE = ("models", "streams", "governor", "sensors", "quiet")
+LIVE = ("models", "streams", "governor", "sensors", "quiet", "rollout")
 """The tables that can change while it runs. Of the others each is the process's own: its name, its link, its doors."""
+LIVE_SECURITY = ("require_signed", "trust", "commands", "signed_commands", "command_keys")
+"""The keys of `[security]` that can. The others are read once: keys to what is sealed, the socket, the audit log."""
 _GOVERNED = ("governor", "sensors", "quiet")
 _IN_PLACE = frozenset(
     (
@@ -38,6 +40,8 @@ class Difference(msgspec.Struct, frozen=True):
     changed: frozenset[str] = frozenset()
     governed: bool = False
     """What governs the device has to be put together anew."""
+    settings: frozenset[str] = frozenset()
+    """Keys of `[security]` and `[rollout]` that say something else, such as `security.commands`."""
 
     def __bool__(self) -> bool:
         return self != Difference()
@@ -67,23 +71,37 @@ def compare(now: Config, wanted: Config, replaced: Iterable[str] = ()) -> Differ
         frozenset(changed),
         governed=bool(added or removed or renewed or changed)
         or any(getattr(now, key) != getattr(wanted, key) for key in _GOVERNED),
+        settings=frozenset((*_differing(now, wanted, "security"), *_differing(now, wanted, "rollout"))),
     )
 
 
 def check_live(now: Config, wanted: Config) -> None:
-    """Raises `ConfigErrors` naming each table that differs and that cannot change while it runs."""
-    errors = [
-        ConfigError(
-            "cannot change while it runs",
-            where=name,
-            expected=f"what it is now; {', '.join(LIVE)} can change",
-            remedy="restart it (systemctl restart edgerun), or take the change back",
+    """Raises `ConfigErrors` naming each table, or key of `[security]`, that differs and that cannot change while it
+    runs.
+    """
+    fixed = [name for name in Config.__struct_fields__ if name not in LIVE and name != "security"]
+    wrong: dict[str, Sequence[str]] = {name: LIVE for name in fixed if getattr(now, name) != getattr(wanted, name)}
+    for place in _differing(now, wanted, "security"):
+        if place.partition(".")[2] not in LIVE_SECURITY:
+            wrong[place] = LIVE_SECURITY
+    if wrong:
+        raise ConfigErrors(
+            [
+                ConfigError(
+                    "cannot change while it runs",
+                    where=place,
+                    expected=f"what it is now; {', '.join(live)} can change",
+                    remedy="restart it (systemctl restart edgerun), or take the change back",
+                )
+                for place, live in wrong.items()
+            ]
         )
-        for name in Config.__struct_fields__
-        if name not in LIVE and getattr(now, name) != getattr(wanted, name)
-    ]
-    if errors:
-        raise ConfigErrors(errors)
+
+
+def _differing(now: Config, wanted: Config, table: str) -> list[str]:
+    """The keys of a table, such as `security.commands`, that say something else."""
+    before, after = getattr(now, table), getattr(wanted, table)
+    return [f"{table}.{key}" for key in before.__struct_fields__ if getattr(before, key) != getattr(after, key)]
 
 
 def _opened_as(model: ModelConfig) -> Mapping[str, object]:

@@ -33,14 +33,22 @@ def socket_path(security: SecurityConfig) -> Path | None:
     return security.socket if security.socket is not None else default_path()
 
 
-def rules_of(security: SecurityConfig, device: str, clock: Clock) -> Rules:
-    """What `[security]` says of commands. Raises `MissingError` where there are keys and nothing to check them with."""
-    signatures = None
-    if security.command_keys:
-        keys = [parse_public(line) for line in security.command_keys]
-        nonces = Nonces(audit_folder(device) / "nonces.json", clock)
-        signatures = Signatures(device, keys, nonces, clock)
-    return Rules(frozenset(security.commands), signatures, security.signed_commands)
+class RuleBook:
+    """Makes rules of what `[security]` says of commands. All of them remember the same nonces."""
+
+    def __init__(self, device: str, clock: Clock) -> None:
+        self._device, self._clock = device, clock
+        self._nonces: Nonces | None = None
+
+    def rules(self, security: SecurityConfig) -> Rules:
+        """Raises `MissingError` where there are keys and nothing to check them with."""
+        signatures = None
+        if security.command_keys:
+            keys = [parse_public(line) for line in security.command_keys]
+            if self._nonces is None:
+                self._nonces = Nonces(audit_folder(self._device) / "nonces.json", self._clock)
+            signatures = Signatures(self._device, keys, self._nonces, self._clock)
+        return Rules(frozenset(security.commands), signatures, security.signed_commands)
 
 
 class Controlling:
@@ -62,25 +70,40 @@ class Controlling:
         more: Mapping[str, Act] | None = None,
     ) -> None:
         self._config, self._models, self._notices, self._run_id = config, models, notices, run_id
+        self._clock, self._secured = clock, config.security
         device, security = config.device.id, config.security
         root = f"{config.mqtt.prefix}/{device}" if config.mqtt is not None else device
         path = socket_path(security)
         self.audit: Auditing | None = None
         if security.audit and (broker is not None or path is not None):
             self.audit = Auditing(audit_folder(device), clock, broker, root)
-        rules = rules_of(security, device, clock)
+        self._book = RuleBook(device, clock)
+        self._rules = rules = self._book.rules(security)
 
         def make_desk(verbs: Mapping[str, Act]) -> Desk:
             return Desk(verbs, rules=rules, clock=clock, on_done=self._done)
 
         self.commanding = Commanding(broker, root, pipeline, notices, make_desk, more)
         assert self.commanding.verbs <= frozenset(VERBS), "a config may name every command"
-        self.open_verbs = frozenset(
-            verb for verb in self.commanding.verbs if rules.allows(verb) and not rules.require_signed
-        )
-        """What Home Assistant may ask for: it signs nothing."""
         self._local = None if path is None else self._open_socket(path, clock, wanted=security.socket is not None)
         self._begun = self._closed = False
+
+    @property
+    def open_verbs(self) -> frozenset[str]:
+        """What Home Assistant may ask for: it signs nothing."""
+        rules = self._rules
+        return frozenset(verb for verb in self.commanding.verbs if rules.allows(verb) and not rules.require_signed)
+
+    def check(self, config: Config) -> None:
+        """Raises what would keep `config` from being renewed to. Called by any thread."""
+        if config.security != self._secured:
+            RuleBook(config.device.id, self._clock).rules(config.security)
+
+    def renew(self, config: Config) -> None:
+        """From now on commands are taken as `config`, which was checked, has it."""
+        if config.security != self._secured:
+            self._rules, self._secured = self._book.rules(config.security), config.security
+            self.commanding.desk.renew(self._rules)
 
     def _open_socket(self, path: Path, clock: Clock, *, wanted: bool) -> LocalControl | None:
         """One that the config does not ask for, and that cannot be made, is told and done without."""

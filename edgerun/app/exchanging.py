@@ -59,6 +59,8 @@ class Changed(msgspec.Struct, frozen=True):
     """Streams whose source stayed open."""
     swapped: Mapping[str, Swapped] = {}
     governed: bool = False
+    settings: tuple[str, ...] = ()
+    """Keys of `[security]` and `[rollout]`."""
 
     def __bool__(self) -> bool:
         return self != Changed()
@@ -128,6 +130,7 @@ class Exchange:
             changed=tuple(sorted(difference.changed)),
             swapped=swapped,
             governed=difference.governed,
+            settings=tuple(sorted(difference.settings)),
         )
 
     def close(self) -> None:

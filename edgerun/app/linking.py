@@ -10,6 +10,7 @@ from edgerun.broker.message import Message
 from edgerun.broker.options import BrokerOptions
 from edgerun.clock import Clock
 from edgerun.config import Config, MqttConfig, SpoolConfig
+from edgerun.secret import reveal
 from edgerun.security.sealing import SealingKey
 from edgerun.spool.options import SpoolOptions, spool_folder
 from edgerun.spool.spool import Spool
@@ -36,7 +37,7 @@ def open_link(
         insecure=mqtt.insecure,
         keepalive_s=mqtt.keepalive_s,
         inflight_max=mqtt.inflight_max,
-        more_urls=mqtt.more_urls,
+        more_urls=tuple(map(reveal, mqtt.more_urls)),
     )
     spool = _open_spool(mqtt.spool, device, run_id, clock, key)
     return Connection(options, clock, birth=birth, outgoing=spool), spool

@@ -50,6 +50,7 @@ class Outcome(msgspec.Struct, frozen=True):
                 ("removed", self.changed.removed),
                 ("begun anew", self.changed.renewed),
                 ("changed", self.changed.changed),
+                ("set", self.changed.settings),
             )
             if names
         ]

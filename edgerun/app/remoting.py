@@ -15,12 +15,13 @@ from edgerun.config import ModelConfig, StreamConfig
 from edgerun.config.remote import RemoteConfig
 from edgerun.errors import ConfigError, FrameError
 from edgerun.infer.fallback import OnChange
-from edgerun.infer.remote import LOST, Remote
+from edgerun.infer.remote import LOST, Acquaintance, Remote
 from edgerun.infer.work import Ask, Packer, placement_numbers, work_topic
 from edgerun.models import Bundle
-from edgerun.pipeline.elsewhere import ElsewhereWorker, Landed
+from edgerun.pipeline.elsewhere import ElsewhereWorker
 from edgerun.pipeline.ending import Ending, Job
 from edgerun.pipeline.lane import LanePlan
+from edgerun.pipeline.others import Landed, Others
 from edgerun.pipeline.turns import Turns
 from edgerun.ports import Broker, Decoder, Engine
 from edgerun.preprocess import PicturePreprocess
@@ -79,6 +80,12 @@ class Outsourced:
             return
         event = "recovered" if not absent else "lost" if self.here is None else "fell_back"
         self._on_change(event, self.info, absent or "a worker answers")  # type: ignore[arg-type]
+
+    def follow(self, before: Outsourced) -> None:
+        """It takes the place of one for the same workers: that these are away, if they are, is no news."""
+        with self._lock:
+            self._absent = before._absent
+            self.info = self._informed()
 
     def infer(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """On the engine here. Raises `FrameError` where there is none."""
@@ -157,6 +164,14 @@ class Workers:
         self._reading = reading_of(bundle)
         self._packer = Packer(outsourced.remote.payload, outsourced.remote.quality)
         self._remote: Remote | None = None
+        self._known: Acquaintance | None = None
+
+    def inherit(self, before: Others) -> None:
+        """Go on with what `before`, which is closed, knew of the workers, where they are the same."""
+        asks = (self._topic, self._bundle.sha256, self._reading)
+        if isinstance(before, Workers) and asks == (before._topic, before._bundle.sha256, before._reading):
+            self._known = before._known
+            self._outsourced.follow(before._outsourced)
 
     def open(self, landed: Callable[[], None]) -> None:
         """Begin to listen for answers; a thread of its own calls `landed`."""
@@ -166,7 +181,7 @@ class Workers:
             landed()
 
         window = self._outsourced.remote.in_flight
-        self._remote = Remote(self._broker, self._clock, self._topic, self._answers, window, tell)
+        self._remote = Remote(self._broker, self._clock, self._topic, self._answers, window, tell, self._known)
 
     @property
     def absent(self) -> str:
@@ -223,15 +238,19 @@ class Workers:
             for one in self._opened.take()
         ]
 
-    def hurry(self) -> None:
-        """What is on the way has a second left."""
-        self._opened.hurry()
+    def hurry(self, within_ns: int) -> None:
+        """What is on the way has so long left at most."""
+        self._opened.hurry(within_ns)
+
+    def recall(self) -> None:
+        """What is on the way is to be done here."""
+        self._opened.recall()
 
     def close(self) -> None:
         """Listen no more."""
         remote, self._remote = self._remote, None
         if remote is not None:
-            remote.close()
+            self._known = remote.close()
 
     @property
     def _opened(self) -> Remote:

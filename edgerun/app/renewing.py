@@ -26,6 +26,7 @@ from edgerun.telemetry.states import StateKeeper
 from edgerun.telemetry.trace import Trace
 
 if TYPE_CHECKING:
+    from edgerun.app.controlling import Controlling
     from edgerun.app.governing import Governing
     from edgerun.app.page import StatusPage
     from edgerun.app.picturing import Asking
@@ -76,6 +77,7 @@ class Followers(msgspec.Struct):
     governing: Governing | None = None
     page: StatusPage | None = None
     broker: Broker | None = None
+    control: Controlling | None = None
 
 
 class Renewing:
@@ -135,7 +137,11 @@ class Renewing:
         self._renew_sinks(prepared.config)
 
     def check(self, config: Config, captures: Sequence[Capture]) -> None:
-        """Raises `ConfigError` where the governor of `config` makes no sense with these streams."""
+        """Raises `ConfigError` where the governor of `config` makes no sense with these streams, and what keeps
+        commands from being taken as `config` has it.
+        """
+        if self._followers.control is not None:
+            self._followers.control.check(config)
         if config.governor is not None:
             from edgerun.app.governing import check_policy
 
@@ -174,6 +180,9 @@ class Renewing:
         followers.reporter.renew(followers.reported())
         followers.picture.renew(followers.governing)
         followers.saying.changed(changed.swapped)
+        if followers.control is not None:
+            followers.control.renew(parts.config)
+            followers.telling.verbs = followers.control.open_verbs
         followers.telling.renew(parts.config)
         if followers.page is not None:
             followers.page.configure(parts.config)

@@ -108,8 +108,7 @@ def _sentence(rollout: Rollout) -> str:
         text += f", {rollout.previous} serves"
     if rollout.reason:
         text += f": {rollout.reason}"
-    elif rollout.comparison is not None and rollout.state in ("shadow", "canary"):
-        found = rollout.comparison
+    elif (found := rollout.comparison) is not None and found.frames and rollout.state in ("shadow", "canary"):
         text += f": disagreement {found.disagreement:.2f} over {found.seen} of {found.frames} frames"
     return text
 

@@ -171,6 +171,20 @@ class App(Assembly):
             else {"acked": sent.acked, "waiting": sent.waiting + sent.in_flight, "dropped": dict(sent.dropped)},
         )
 
+    def shortfalls(self) -> list[str]:
+        """Of the work of a run that had a beginning and an end, what is not there: a sentence each, without full stop.
+
+        A stream of whose frames not one could be used, lines and films that could not be written.
+        """
+        _, streams = self._ended if self._ended is not None else self._ledger.run()
+        told = [
+            f"stream {name}: not one of {one['grabbed']} frames could be used: "
+            + ", ".join(f"{reason} {count}" for reason, count in one.get("failed_reasons", {}).items())
+            for name, one in streams.items()
+            if one["grabbed"] and one["failed"] == one["grabbed"]
+        ]
+        return told + [text for sink in self._sinks if (text := getattr(sink, "shortfall", None)) is not None]
+
     def _forget_what_is_held(self, threads: Sequence[str]) -> None:
         """What a thread that would not end still works with is neither flushed nor closed under its hands."""
         if "publish" in threads:

@@ -79,7 +79,9 @@ class Telling:
         verbs: frozenset[str] = frozenset(),
     ) -> None:
         self._config, self._models, self._picture, self._clock = config, models, picture, clock
-        self._broker, self._verbs = broker, verbs
+        self._broker = broker
+        self.verbs = verbs
+        """What Home Assistant may ask for."""
         self.versions: ModelTopics | None = None
         """What is told of the models' versions, where there is a broker."""
         self._announcer: Announcer | None = None
@@ -116,7 +118,7 @@ class Telling:
         if self.versions is not None:
             self.versions.loaded(versions_of(self._models))
         if self._announcer is not None:
-            self._announcer.update(described(config, self._models, self._known, self._verbs))
+            self._announcer.update(described(config, self._models, self._known, self.verbs))
 
     def birth(self) -> list[Message]:
         """What every new connection begins with."""
@@ -151,7 +153,7 @@ class Telling:
         }
         for name, group in groups.items():
             self._known.setdefault(name, {}).update(group)
-        self._announcer.update(described(self._config, self._models, self._known, self._verbs))
+        self._announcer.update(described(self._config, self._models, self._known, self.verbs))
 
     def close(self) -> None:
         """Serve and announce no more. Idempotent."""

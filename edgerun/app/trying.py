@@ -22,6 +22,8 @@ def why_no_shadow(ties: Ties, rollout: Rollout) -> str:
     model = config.models[rollout.name]
     if model.swap == "gap":
         return "swap is gap: memory does not hold two of them"
+    if model.engine == "remote" and model.fallback == "none":
+        return "it runs on workers only, and nothing here could look at the same frames"
     try:
         wanted = msgspec.structs.replace(model, path=_path_of(ties, rollout))
         need = needed_bytes(len(read_bundle(wanted, config.security.model_key).model))

@@ -20,6 +20,7 @@ from edgerun.bench.samples import percentile
 from edgerun.bench.watched import BareJob, BareRun, LiveJob, WatchedRun
 from edgerun.errors import ConfigError
 from edgerun.meter import FATES
+from edgerun.secret import Kind
 
 Progress = Callable[[str], None]
 
@@ -128,6 +129,7 @@ def run_live(
     warmup_s: float = 1.0,
     bare_s: float = 2.0,
     max_age_ms: float = 1000.0,
+    key: tuple[Kind, str] | None = None,
     progress: Progress = lambda text: None,
 ) -> list[LiveReport]:
     """Run `model` (a bundled name or a path) at each of `overloads` for `seconds`, one after the other.
@@ -141,7 +143,8 @@ def run_live(
     reports = []
     watch = RoundWatch()
     progress(f"bare loop, {bare_s:g} s")
-    before = _run_bare(model, threads, bare_s, size)
+    bare = BareJob(model, threads, bare_s, size, key)
+    before = _run_bare(bare)
     for asked in fps or overloads:
         rate = asked if fps else asked * before.results_per_s / streams
         overload = rate * streams / before.results_per_s if fps else asked
@@ -149,11 +152,12 @@ def run_live(
         camera = Options(fps=rate, size=size, pattern=pattern)
         watch.begin()
         try:
-            run, cameras = _run_watched(LiveJob(model, threads, (), seconds, warmup_s, max_age_ms), camera, streams)
+            job = LiveJob(model, threads, (), seconds, warmup_s, max_age_ms, key)
+            run, cameras = _run_watched(job, camera, streams)
         finally:
             slowed = watch.end().slowed
         progress(f"bare loop, {bare_s:g} s")
-        after = _run_bare(model, threads, bare_s, size)
+        after = _run_bare(bare)
         report = _report(camera, overload, streams, (before, after), run, cameras)
         reports.append(msgspec.structs.replace(report, unfit=slowed))
         before = after
@@ -175,8 +179,8 @@ def _check(overloads: Sequence[float], seconds: float, streams: int) -> None:
         )
 
 
-def _run_bare(model: str, threads: int, seconds: float, size: tuple[int, int]) -> BareRun:
-    return run_child(_CHILD, BareJob(model, threads, seconds, size), BareRun, seconds + _CHILD_LIMIT_S)
+def _run_bare(job: BareJob) -> BareRun:
+    return run_child(_CHILD, job, BareRun, job.seconds + _CHILD_LIMIT_S)
 
 
 def _run_watched(job: LiveJob, camera: Options, streams: int) -> tuple[WatchedRun, tuple[CameraAccount, ...]]:

@@ -15,9 +15,8 @@ from typing import Any
 
 import msgspec
 
-from edgerun.bench.subject import OpenSubject, Subject, model_path
+from edgerun.bench.subject import OpenSubject, Subject
 from edgerun.errors import EngineError
-from edgerun.models import load
 from edgerun.types import Tensor
 
 _RUNS = 20
@@ -41,7 +40,7 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def profile(subject: Subject) -> Profile:
     """The per-op profile of a subject. Raises what opening it raises, and `EngineError` when the profile fails."""
-    bundle = load(model_path(subject.model))
+    bundle = subject.load()
     kind = subject.engine or bundle.format
     if kind != "onnx":
         return Profile(

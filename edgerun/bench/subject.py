@@ -21,6 +21,8 @@ from edgerun.models import Bundle, complete, find_bundled, load
 from edgerun.ports import Engine, EngineContext, Source, SourceContext
 from edgerun.preprocess import PicturePreprocess
 from edgerun.registry import resolve
+from edgerun.secret import Kind, Secret
+from edgerun.security.sealing import SealingKey
 from edgerun.types import EngineInfo, Image, Tensor, TensorSpec
 
 Stage = Literal["invoke", "all"]
@@ -35,7 +37,9 @@ _RANDOM_SIZE = (480, 640)
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """A model and how it is run. `source` None: the bundled clip, or random pictures where it is not installed."""
+    """A model and how it is run. `source` None: the bundled clip, or random pictures where it is not installed. `key`:
+    where the key of a sealed model is (`Secret.handed`).
+    """
 
     model: str
     engine: Literal["tflite", "onnx"] | None = None
@@ -46,6 +50,16 @@ class Subject(msgspec.Struct, frozen=True):
     stage: Stage = "invoke"
     source: str | None = None
     decoder: str | None = None
+    key: tuple[Kind, str] | None = None
+
+    @property
+    def secret(self) -> Secret | None:
+        """The key of a sealed model."""
+        return None if self.key is None else Secret(*self.key, "--model-key")
+
+    def load(self) -> Bundle:
+        """What lies at the model's path. Raises `ModelError`, and `ConfigError` where the key is not."""
+        return load(model_path(self.model), None if self.secret is None else SealingKey.read(self.secret))
 
 
 class OpenSubject:
@@ -77,7 +91,6 @@ class OpenSubject:
         self.engine.close()
 
     def _open(self, subject: Subject) -> None:
-        path = model_path(subject.model)
         if subject.stage == "all":
             if subject.batch > 1:
                 raise ConfigError(
@@ -87,18 +100,18 @@ class OpenSubject:
                     got=f"all with a batch of {subject.batch}",
                 )
             config = ModelConfig(
-                path,
+                model_path(subject.model),
                 engine=subject.engine,
                 runtime=subject.runtime,
                 accelerators=subject.accelerators,
                 threads=subject.threads,
                 decoder=subject.decoder,
             )
-            self._model = open_model(config)
+            self._model = open_model(config, model_key=subject.secret)
             self.bundle, self.engine = self._model.bundle, self._model.engine
             self.model = self.bundle.model
             return
-        self.bundle = load(path)
+        self.bundle = subject.load()
         self.model, self.engine = _open_engine(subject, self.bundle)
 
     def sample_input(self) -> list[Tensor]:

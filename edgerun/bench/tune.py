@@ -13,11 +13,11 @@ from edgerun.bench.choice import Goal, Trial, choose, rank
 from edgerun.bench.engine import Plan, Progress, Round, summarise_rounds
 from edgerun.bench.neighbour import busy_neighbour
 from edgerun.bench.pool import SubjectPool
-from edgerun.bench.subject import RuntimeChoice, Subject, model_path
+from edgerun.bench.subject import RuntimeChoice, Subject
 from edgerun.errors import ConfigError, EdgerunError, MissingError, ModelError
 from edgerun.infer import ACCELERATORS
 from edgerun.infer.runtime import find_runtime
-from edgerun.models import load
+from edgerun.secret import Kind
 
 BATCHES = (1, 2, 4, 8)
 _FINALISTS = 3
@@ -50,6 +50,7 @@ def tune(
     budget_s: float = 60.0,
     threads: Sequence[int] | None = None,
     batches: Sequence[int] | None = None,
+    key: tuple[Kind, str] | None = None,
     progress: Progress = lambda text: None,
 ) -> Tuning:
     """Measure every candidate once, idle and beside a busy neighbour, then the best few again, round by round.
@@ -58,7 +59,7 @@ def tune(
     the first look at all of them, half to the finalists, loading not counted; once it is spent no round is begun beyond
     the fewest that make a median. Raises what loading a model file raises, `ModelError` when no candidate opens.
     """
-    candidates = list(find_candidates(model, also, goal, threads, batches))
+    candidates = list(find_candidates(model, also, goal, threads, batches, key))
     first_s = min(_LONGEST_S, max(_SHORTEST_S, budget_s / 2 / (2 * len(candidates))))
     final_s = min(_LONGEST_S, max(_SHORTEST_S, budget_s / 2 / (2 * _FINALISTS * (_ROUNDS - 1))))
     plan = Plan(warmup=5, rounds=1, duration_s=first_s, scenario="offline")
@@ -91,6 +92,7 @@ def find_candidates(
     goal: Goal,
     threads: Sequence[int] | None = None,
     batches: Sequence[int] | None = None,
+    key: tuple[Kind, str] | None = None,
 ) -> Iterator[Subject]:
     """Every way to run the model, those to be preferred in a tie first. Raises `ConfigError` or `ModelError`.
 
@@ -100,7 +102,7 @@ def find_candidates(
     threads = tuple(threads) if threads else thread_counts(len(os.sched_getaffinity(0)))
     batches = tuple(batches) if batches else (1,) if goal == "latency" else BATCHES
     for name in (model, *also):
-        bundle = load(model_path(name))
+        bundle = Subject(name, key=key).load()
         made_for = {one for artifact in bundle.artifacts for one in artifact.accelerators}
         accelerators = [one for one in ACCELERATORS if one in made_for] or ["cpu"]
         for kind in dict.fromkeys(artifact.format for artifact in bundle.artifacts):
@@ -116,6 +118,7 @@ def find_candidates(
                                 accelerators=(accelerator,),
                                 threads=count,
                                 batch=batch,
+                                key=key,
                             )
 
 

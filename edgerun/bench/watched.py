@@ -20,6 +20,7 @@ import msgspec
 
 from edgerun.bench.stamped import read_any_scale
 from edgerun.errors import EdgerunError, SourceError, StageError
+from edgerun.secret import Kind
 from edgerun.types import Publication
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class BareJob(msgspec.Struct, frozen=True, tag="bare"):
     threads: int
     seconds: float
     size: tuple[int, int]
+    key: tuple[Kind, str] | None = None
+    """A `Subject`'s."""
 
 
 class LiveJob(msgspec.Struct, frozen=True, tag="live"):
@@ -50,6 +53,8 @@ class LiveJob(msgspec.Struct, frozen=True, tag="live"):
     seconds: float
     warmup_s: float = 1.0
     max_age_ms: float = 1000.0
+    key: tuple[Kind, str] | None = None
+    """A `Subject`'s."""
 
 
 class BareRun(msgspec.Struct, frozen=True):
@@ -160,7 +165,7 @@ def run_bare(job: BareJob) -> BareRun:
     from edgerun.bench.engine import Plan, measure
     from edgerun.bench.subject import Subject
 
-    report = measure(Subject(job.model, threads=job.threads), Plan(rounds=1, duration_s=job.seconds))
+    report = measure(Subject(job.model, threads=job.threads, key=job.key), Plan(rounds=1, duration_s=job.seconds))
     return BareRun(
         results_per_s=report.throughput_per_s,
         p50_ms=report.latency_ms["p50"],
@@ -228,7 +233,7 @@ def read_pss_mib(root: Path = Path("/")) -> float | None:
 
 def _build(job: LiveJob, sink: StampSink) -> tuple[NoticeBoard, App]:
     from edgerun.app import App
-    from edgerun.bench.subject import model_path
+    from edgerun.bench.subject import Subject, model_path
     from edgerun.clock import SystemClock
     from edgerun.config import Config, ModelConfig, RunOptions, SourceConfig, StreamConfig
     from edgerun.pipeline.notice import NoticeBoard
@@ -239,7 +244,8 @@ def _build(job: LiveJob, sink: StampSink) -> tuple[NoticeBoard, App]:
         f"camera-{number}": StreamConfig(SourceConfig("mjpeg", options_of(url=url)), "model", max_age_ms=job.max_age_ms)
         for number, url in enumerate(job.urls)
     }
-    config = Config({"model": ModelConfig(model_path(job.model), threads=job.threads)}, streams)
+    key = Subject(job.model, key=job.key).secret
+    config = Config({"model": ModelConfig(model_path(job.model), threads=job.threads, key=key)}, streams)
     notices = NoticeBoard()
     options = RunOptions(jsonl="/dev/null", console=False)
     app = App(config, options, SystemClock(), notices, secrets.token_hex(4), observers=(sink,))

@@ -62,6 +62,12 @@ def cannot_connect(options: BrokerOptions, address: Address, error: Exception) -
     if isinstance(error, ssl.SSLCertVerificationError):
         what, got = "the broker's certificate is not trusted", error.verify_message
         remedy = "set ca_file to the authority that signed it, and use the host name that is in it"
+    elif address.tls and isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
+        what, got = "no TLS connection to the broker", "it hung up during the handshake"
+        remedy = (
+            f"this port does not seem to speak TLS: try {_scheme(address, tls=False)}://{address}, or the broker's "
+            "TLS port"
+        )
     elif isinstance(error, ssl.SSLError):
         what, got = "no TLS connection to the broker", error.reason or str(error)
         remedy = "check that this port speaks TLS and whether the broker asks for a client certificate"
@@ -74,6 +80,17 @@ def cannot_connect(options: BrokerOptions, address: Address, error: Exception) -
         what, got = "the broker cannot be reached", str(error) or type(error).__name__
         remedy = "check that it runs, and host and port"
     return Ending(Cause.UNREACHABLE, BrokerError(what, where=address, got=got, remedy=remedy or None))
+
+
+def _scheme(address: Address, *, tls: bool) -> str:
+    return ("ws" if address.websocket else "mqtt") + "s" * tls
+
+
+def _tls_remedy(address: Address) -> str:
+    """What to look at where a port answers in no way that MQTT knows."""
+    if address.tls:
+        return "check that this port speaks MQTT behind its TLS"
+    return f"this port may speak TLS only: try {_scheme(address, tls=True)}://{address}, or the broker's plain port"
 
 
 def no_connack(options: BrokerOptions, address: Address) -> Ending:
@@ -99,7 +116,7 @@ def closed_early(address: Address, *, garbled: bool = False) -> Ending:
             where=address,
             expected="a CONNACK of the MQTT standard",
             got="bytes that are none",
-            remedy="check that this is an MQTT port and what stands between; edgerun keeps trying",
+            remedy=f"{_tls_remedy(address)}; see what stands between, and the broker's log",
         )
         return Ending(Cause.MUTE_CLOSE, error)
     return Ending(
@@ -109,7 +126,7 @@ def closed_early(address: Address, *, garbled: bool = False) -> Ending:
             where=address,
             expected="a CONNACK",
             got="the end of the connection",
-            remedy="check that the port and TLS are right, and the broker's log",
+            remedy=f"{_tls_remedy(address)}; see the broker's log",
         ),
         hung_up=True,
     )

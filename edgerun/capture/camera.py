@@ -18,6 +18,7 @@ from edgerun.capture.rawjpeg import RawJpegs, descriptors_of, open_raw
 from edgerun.capture.waiting import wait_readable
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
+from edgerun.secret import guarded, mask, reveal
 from edgerun.types import NOT_YET, WHOLE, Grab, Image, View
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fourcc: Annotated[str, msgspec.Meta(min_length=4, max_length=4, pattern="^[ -~]*$")] | None = None
     backend: Literal["auto", "v4l2", "gstreamer"] = "auto"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.device, str):
+            msgspec.structs.force_setattr(self, "device", guarded(self.device))
+
 
 class CameraSource:
     """Live. `grab()` takes a filled buffer from the driver, `retrieve()` converts it or decodes its JPEG.
@@ -65,7 +70,7 @@ class CameraSource:
         self.frame_size = (0, 0)
         self._raw: RawJpegs | None = None
         self._fd: int | None = None
-        device = str(options.device)
+        device = reveal(options.device) if isinstance(options.device, str) else str(options.device)
         self._gstreamer = uses_gstreamer(device, options.backend)
         if self._gstreamer:
             self._where = f"stream {context.stream}, GStreamer pipeline"
@@ -162,7 +167,7 @@ class CameraSource:
             raise SourceError(
                 "the GStreamer pipeline cannot be opened",
                 where=self._where,
-                got=pipeline,
+                got=mask(pipeline),
                 remedy="try it with gst-launch-1.0, with fakesink at its end",
             )
         return capture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -28,16 +29,19 @@ from edgerun.capture.samples import (
 )
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
+from edgerun.secret import HiddenText, guarded, mask, reveal
 from edgerun.types import WHOLE, Grab, View
 
 _TERM_S = 1.0
+_SHORTEST_SECRET = 4
+_SHORT_FLAG = re.compile(r"^-[A-Za-z]")
 _KEPT_BYTES = 2000
 _MOST_BYTES = 1 << 20
 
 
 class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`command`: the program and its arguments, run without a shell. It writes interleaved numbers of `dtype` to its
-    standard output; a value is number·`scale` + `offset`.
+    """`command`: the program and its arguments, which are never shown, run without a shell. It writes interleaved
+    numbers of `dtype` to its standard output; a value is number·`scale` + `offset`.
 
     `rate_hz`: how many samples a second it gives, where that is steady: then times are told from it. `stall_s`: how
     long it may write nothing.
@@ -59,6 +63,9 @@ class Options(WindowOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         check_finite(self.scale, "scale")
         check_finite(self.offset, "offset")
+        program, *arguments = self.command or ("",)
+        hidden = (guarded(program), *map(HiddenText, arguments))
+        msgspec.structs.force_setattr(self, "command", hidden)
 
 
 class CommandSource:
@@ -121,9 +128,10 @@ class Child:
 
     def __init__(self, command: Sequence[str], where: str, environment: Mapping[str, str] | None = None) -> None:
         self.where = where
+        self._hidden = [reveal(word) for word in command if isinstance(word, HiddenText)]
         try:
             self._process = subprocess.Popen(
-                command,
+                [reveal(word) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -168,7 +176,7 @@ class Child:
         if code == 0 and not killed:
             return
         self.read_complaints()
-        said = " ".join(self._complaints.decode("utf-8", "replace").split())[-300:]
+        said = self._masked(" ".join(self._complaints.decode("utf-8", "replace").split()))[-300:]
         how = f"signal {abs(code or 0)}" if killed else f"exit code {code}"
         raise SourceError("the command ended", where=self.where, got=f"{how}{f' after saying: {said}' if said else ''}")
 
@@ -183,6 +191,18 @@ class Child:
         self._signal(signal.SIGKILL)  # what the command has started may be left of the group
         self._process.wait()
         self._errors.close()
+
+    def _masked(self, said: str) -> str:
+        """Without what may be a password: programs repeat their arguments when they complain. Paths stay."""
+        said = mask(said)
+        for argument in self._hidden:
+            if (argument.startswith(("/", "--")) and "=" not in argument) or "://" in argument:
+                continue
+            parts = [argument] if " " in argument else re.split("[:=]", _SHORT_FLAG.sub("", argument))
+            for word in parts:
+                if len(word) >= _SHORTEST_SECRET:
+                    said = said.replace(word, "***")
+        return said
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

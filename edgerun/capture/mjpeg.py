@@ -21,6 +21,7 @@ from edgerun.capture.picture import decode_picture
 from edgerun.capture.url import mask_url
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
+from edgerun.secret import MaskedText, reveal
 from edgerun.types import NOT_YET, WHOLE, Grab, Image, View
 
 _WAIT_STEP_S = 0.2
@@ -40,8 +41,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_verify: bool = True
     tls_ca: str | None = None
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "url", MaskedText(self.url))
+
     def __repr__(self) -> str:
-        return f"Options(url={mask_url(self.url)!r}, …)"
+        return f"Options(url={self.url!r}, …)"
 
 
 class MjpegSource:
@@ -66,7 +70,7 @@ class MjpegSource:
         self.frame_size = (0, 0)
         self._ended = False
         self._response = fetch(
-            options.url,
+            reveal(options.url),
             Patience(context.clock, context.stop, self._where),
             options.connect_timeout_s,
             options.read_timeout_s,

@@ -13,6 +13,7 @@ from edgerun.capture.reach import ask
 from edgerun.capture.url import mask_url
 from edgerun.errors import SourceError
 from edgerun.ports import SourceContext
+from edgerun.secret import MaskedText, reveal
 from edgerun.types import WHOLE, Grab, Image, View
 
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp")
@@ -33,8 +34,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transport: Literal["tcp", "udp"] = "tcp"
     decode_threads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "url", MaskedText(self.url))
+
     def __repr__(self) -> str:
-        return f"Options(url={mask_url(self.url)!r}, transport={self.transport!r}, …)"
+        return f"Options(url={self.url!r}, transport={self.transport!r}, …)"
 
 
 class StreamSource:
@@ -65,8 +69,9 @@ class StreamSource:
             *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(options.read_timeout_s * 1000)),
             *(cv2.CAP_PROP_N_THREADS, options.decode_threads),
         ]
-        address = ffmpeg_url(options.url, options.transport)
-        ask(options.url, options.open_timeout_s, context)
+        url = reveal(options.url)
+        address = ffmpeg_url(url, options.transport)
+        ask(url, options.open_timeout_s, context)
         began_ns = context.clock.mono_ns()
         self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
         self._gathering_ms = (context.clock.mono_ns() - began_ns) / 1e6

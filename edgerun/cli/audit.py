@@ -1,7 +1,7 @@
 """Show the audit log of this device, or look whether anybody has changed it.
 
 `show` prints the records, newest last; `verify` looks through the chain and, with `--head`, for the record that the
-device published last (`<prefix>/<device>/audit/head`, retained). Exit code 1: it was changed."""
+device published last (`<prefix>/<device>/audit/head`, retained). Exit code 1: it was changed; 4: there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from edgerun.cli import flags, logs, output
 from edgerun.cli.parser import Parser, add_common
-from edgerun.errors import ConfigError, DeviceError
+from edgerun.errors import ConfigError, DeviceError, EdgerunError
 
 EXAMPLES = (
     "edgerun audit show --config /etc/edgerun/edgerun.toml",
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     show.add_argument("--last", metavar="N", type=int, default=50, help="so many of the newest (50); 0: all")
     verify = actions.add_parser(
-        "verify", help="look whether it was changed", description="Whether the chain is whole. Exit code 1: it is not.",
+        "verify", help="look whether it was changed", description="Whether the chain is whole. Exit code 1: it is not; 4: there is none.",
         epilog=f"example:\n  {EXAMPLES[2]}",
     )  # fmt: skip
     verify.add_argument("--head", metavar="HASH", help="the hash that the device published: its record must be there")
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     folder = _folder(args)
     try:
         return _show(args, folder) if args.action == "show" else _verify(args, folder)
+    except EdgerunError:
+        raise
     except OSError as error:
         raise DeviceError(
             "the audit log cannot be read",
@@ -68,6 +70,9 @@ def _show(args: argparse.Namespace, folder: Path) -> int:
     if args.last < 0:
         raise ConfigError("less than none", where="--last", got=args.last)
     entries = deque(read(folder), maxlen=args.last or None)
+    if not entries:
+        _must_have_begun(folder)
+        output.tell("no records: nothing was changed here, or they were taken away; edgerun audit verify --head tells.")
     if args.json:
         output.say_json({"v": 1, "records": [{"hash": one.hash, **one.record} for one in entries]})
         return 0
@@ -92,6 +97,8 @@ def _verify(args: argparse.Namespace, folder: Path) -> int:
     if head is not None and not re.fullmatch(r"[0-9a-f]{64}", head):
         raise ConfigError("not a hash", where="--head", expected="64 hexadecimal digits", got=repr(head))
     found = verify(folder, head)
+    if not found.records and not found.faults:
+        _must_have_begun(folder)
     if args.json:
         output.say_json(
             {
@@ -107,10 +114,27 @@ def _verify(args: argparse.Namespace, folder: Path) -> int:
         for fault in found.faults:
             output.tell(f"edgerun: {fault}.")
         state = "as they were written" if not found.faults else f"{len(found.faults)} faults"
-        output.say(f"{found.records} records from {found.first} to {found.head.seq}: {state}; head {found.head.hash}")
+        if found.records:
+            span = f"{found.records} records from {found.first} to {found.head.seq}"
+            output.say(f"{span}: {state}; head {found.head.hash}")
+        else:
+            output.say("no records")
         if head is None and not found.faults:
             output.tell("Whether the newest were cut off can only be told with --head, from the broker.")
     return 1 if found.faults else 0
+
+
+def _must_have_begun(folder: Path) -> None:
+    """Raises `DeviceError` for a folder in which no daemon has ever kept its log."""
+    from edgerun.control.audit import begun
+
+    if not begun(folder):
+        raise DeviceError(
+            "no audit log is there",
+            where=folder,
+            expected="audit.jsonl",
+            remedy="name the --config or --folder of the device that you mean",
+        )
 
 
 def _folder(args: argparse.Namespace) -> Path:

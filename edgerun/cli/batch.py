@@ -140,7 +140,8 @@ def _tell(args: argparse.Namespace, outcomes: list[Outcome], earlier: int, secon
         )
     else:
         for one in failed:
-            output.tell(f"edgerun: {one.source}: {one.error or 'not every frame gave a result: ' + str(one.account)}.")
+            why = one.error or f"not every frame gave a result: {one.account}"
+            output.tell(f"edgerun: {why if why.startswith(one.source) else f'{one.source}: {why}'}.")
         before = f", {earlier} of them done before" if earlier else ""
         output.say(f"{len(outcomes)} files{before}, {len(failed)} failed; {total['grabbed']} frames grabbed =")
         output.say("  " + " + ".join(f"{total[fate]} {fate}" for fate in _FATES if total[fate] or fate == "published"))

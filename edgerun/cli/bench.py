@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgerun.bench.engine import Plan, Report
     from edgerun.bench.live import LiveReport
     from edgerun.bench.subject import Subject
+    from edgerun.secret import Kind, Secret
 
 __doc__ += "\n".join(
     textwrap.fill(f"{name}: {text}.", 100, initial_indent="  ", subsequent_indent="    ")
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--threads", metavar="N", type=numbers.counts, help="CPU threads (1); with --sweep a list")
     model.add_argument("--batch", metavar="N", type=numbers.counts, help="pictures a call (1); with --sweep a list")
     model.add_argument("--decoder", metavar="KIND", help="how outputs are read, where the model does not say")
+    flags.add_model_key(model)
     model.add_argument(
         "--stage",
         choices=("invoke", "all"),
@@ -251,14 +253,17 @@ def _live(args: argparse.Namespace) -> int:
 def _live_jobs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """(model, how it is run) of each pipeline run: of the flags, or of every model that the config's streams use."""
     if args.config is None:
-        return [(args.model, {"threads": args.threads[0] if args.threads else 1, "streams": args.streams})]
+        threads = args.threads[0] if args.threads else 1
+        return [(args.model, {"threads": threads, "streams": args.streams, "key": _key(flags.model_key(args))})]
     config = load(Path(args.config), flags.options_of, flags.find_model)
     jobs = []
     for name, model in config.models.items():
         streams = [stream for stream in config.streams.values() if name in stream.models]
         if streams:
             age_ms = min(stream.max_age_ms for stream in streams)
-            jobs.append((str(model.path), {"threads": model.threads, "streams": len(streams), "max_age_ms": age_ms}))
+            how: dict[str, Any] = {"threads": model.threads, "streams": len(streams), "max_age_ms": age_ms}
+            key = flags.model_key(args) or model.key or config.security.model_key
+            jobs.append((str(model.path), {**how, "key": _key(key)}))
     return jobs
 
 
@@ -275,7 +280,13 @@ def _subject(args: argparse.Namespace, model: str) -> Subject:
         stage=args.stage,
         source=args.source,
         decoder=args.decoder,
+        key=_key(flags.model_key(args)),
     )
+
+
+def _key(secret: Secret | None) -> tuple[Kind, str] | None:
+    """As a `Subject` has it."""
+    return None if secret is None else secret.handed()
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edgerun.cli import flags, logs, output
-from edgerun.cli.main import exit_code, print_error
+from edgerun.cli.docs import page_of
+from edgerun.cli.main import exit_code, print_errors
 from edgerun.cli.parser import add_common
 from edgerun.config import Config, StreamConfig, dump, load
 from edgerun.errors import ConfigError, ConfigErrors, EdgerunError, ModelError
-from edgerun.secret import Secret
+from edgerun.secret import Secret, mask
 from edgerun.telemetry.prometheus import without_client
-from edgerun.validate import mask, show
+from edgerun.validate import show
 
 EXAMPLES = (
     "edgerun check --config /etc/edgerun/edgerun.toml",
@@ -63,8 +64,7 @@ def report(args: argparse.Namespace, config: Config | None, errors: Sequence[Edg
         return worst_code(errors)
     for warning in warnings:
         output.tell(f"warning: {warning}.")
-    for error in errors:
-        print_error(error)
+    print_errors(errors)
     if config and not errors:
         output.say("\n".join(_understood(config)))
     elif len(errors) > 1:
@@ -148,12 +148,12 @@ def _unusable(config: Config) -> Iterator[EdgerunError]:
 
 
 def _masked(value: Any) -> Any:
-    """`value` with the passwords in addresses masked."""
+    """`value` with everything masked that may be a password."""
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_masked(item) for item in value]
-    return mask(value) if isinstance(value, str) else value
+    return mask(str(value)) if isinstance(value, str) else value
 
 
 def _as_dict(error: EdgerunError) -> dict[str, str]:
@@ -164,5 +164,6 @@ def _as_dict(error: EdgerunError) -> dict[str, str]:
         "got": error.got,
         "remedy": error.remedy,
         "message": error,
+        "docs": page_of(error),
     }
     return {key: str(value) for key, value in parts.items() if value is not None}

@@ -38,7 +38,7 @@ _VERB = re.compile(r"[a-z0-9_-]{1,32}(/[a-z0-9_-]{1,32})?")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("verb", metavar="VERB", help="a command of the daemon; or token, key, unseal")
-    parser.add_argument("rest", metavar="KEY=VALUE", nargs="*", help="its arguments; of unseal: files")
+    parser.add_argument("rest", metavar="KEY=VALUE", nargs="*", default=[], help="its arguments; of unseal: files")
     ask = parser.add_argument_group("a command")
     ask.add_argument("--stream", metavar="NAME", help="the same as stream=NAME")
     ask.add_argument("--socket", metavar="FILE", help=f"the control socket ($RUNTIME_DIRECTORY, {_DEFAULT_SOCKET})")
@@ -173,15 +173,22 @@ def ask(path: Path, message: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = msgspec.json.decode(came, type=dict[str, Any])
     except OSError as error:
         raise DeviceError(
-            "the daemon cannot be reached",
-            where=path,
-            got=error.strerror or error,
-            remedy="start it (systemctl start edgerun), name its socket with --socket, or run this as root or as a "
-            "member of its group",
+            "the daemon cannot be reached", where=path, got=error.strerror or error, remedy=_remedy(error)
         ) from error
     except msgspec.DecodeError:
         raise DeviceError("the daemon gave no answer", where=path, got=f"{len(came)} bytes") from None
     return answer
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "run this as root or as a member of the socket's group"
+    if isinstance(error, TimeoutError):
+        return "see what it does: systemctl status edgerun"
+    return (
+        "is it running (systemctl start edgerun)? A daemon that was started by hand has a socket only where [security] "
+        "names one: `socket` in its config, and the same with --socket here; a service has it in $RUNTIME_DIRECTORY"
+    )
 
 
 def _socket(given: str | None) -> Path:

@@ -66,8 +66,10 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def _bundled() -> Path:
-    """The folder of what ships with edgerun."""
-    model = flags.find_model(_MODEL)
+    """The folder of what ships with edgerun; a model of that name in the store is not it."""
+    from edgerun.models.bundle import find_bundled
+
+    model = find_bundled(_MODEL)
     if model is None or not (model.parent / _CLIP).is_file():
         raise MissingError(
             "the demo's files are not in this installation",

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edgerun.cli import logs, numbers, output
+from edgerun.cli import flags, logs, numbers, output
 from edgerun.cli.parser import add_common
 from edgerun.cli.progress import progress
 from edgerun.errors import ConfigError
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--threads", metavar="N", type=numbers.count, help="CPU threads (2, or 1 on a single core)")
     model.add_argument("--decoder", metavar="KIND", help="how outputs are read, where the model does not say")
     model.add_argument("--labels", metavar="FILE", help="one label a line, instead of the model's own")
+    flags.add_model_key(model)
     model.add_argument(
         "--pixels",
         choices=("0..255", "0..1", "-1..1", "imagenet"),
@@ -100,7 +101,7 @@ def _model_config(args: argparse.Namespace) -> Any:
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.labels is not None:
         given["labels"] = Path(args.labels)
-    return ModelConfig(model_path(args.model), **given)
+    return ModelConfig(model_path(args.model), key=flags.model_key(args), **given)
 
 
 def _lines(name: str, found: Any, target: Path) -> list[str]:

@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--size", metavar="WxH", type=_size, help="of its picture, where the file leaves it open")
     model.add_argument("--threshold", metavar="T", type=_scalar, help="lowest score reported (the bundle's, else 0.5)")
+    add_model_key(model)
     pace = parser.add_argument_group("pace")
     pace.add_argument("--max-age-ms", metavar="MS", type=_scalar, help="no result older than this (1000)")
     pace.add_argument("--max-fps", metavar="F", type=_scalar, help="most results a second (no limit)")
@@ -108,6 +109,17 @@ def find_model(name: str) -> Path | None:
     from edgerun.models.store import find_stored
 
     return find_stored(name) or find_bundled(name)
+
+
+def add_model_key(parser: Any) -> None:
+    """Add `--model-key` to a command that opens a model without a config, to `parser` or a group of one."""
+    parser.add_argument("--model-key", metavar="FILE", help="opens a sealed model: the key that it was sealed with")
+
+
+def model_key(args: argparse.Namespace) -> Secret | None:
+    """What `--model-key` names."""
+    path = getattr(args, "model_key", None)
+    return None if path is None else Secret("file", path, "--model-key")
 
 
 def read_config(args: argparse.Namespace, overlay: Overlay | None = None) -> Config:
@@ -193,6 +205,8 @@ def _overrides(args: argparse.Namespace) -> dict[str, tuple[str, Any]]:
         value = getattr(args, name)
         if value is not None and value is not False:
             given[pattern] = ("--" + name.replace("_", "-"), value)
+    if (key := model_key(args)) is not None:
+        given["security.model_key"] = ("--model-key", key)
     if args.broker is not None:
         url, user, password = split_credentials(args.broker)
         given["mqtt.url"] = ("--broker", url)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgerun.cli import logs, output
+from edgerun.cli import broker_flags, logs, output
 from edgerun.cli.parser import Parser, add_common
 from edgerun.errors import ConfigError
 
@@ -72,11 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--state", metavar="FILE", help="where its progress is kept (in the state folder)")
     how.add_argument("--anyway", action="store_true", help="go on with a rollout that was halted")
     for action in (status, rollout):
-        action.add_argument(
-            "--broker", metavar="URL", required=True, help="mqtt://[user:password@]host[:port], mqtts://, ws://, wss://"
-        )
-        action.add_argument("--ca-file", metavar="PEM", help="trust these certificates instead of the system's")
-        action.add_argument("--prefix", metavar="P", default="edgerun", help="the first level of topics (edgerun)")
+        broker_flags.add_arguments(action)
         action.add_argument(
             "--label", metavar="NAME=TEXT", action="append", default=[], help="only devices with it; repeatable"
         )
@@ -86,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for; returns the exit code. Raises `EdgerunError`."""
     logs.set_up(verbose=args.verbose, quiet=True)
-    options, labels = _options(args), _labels(args.label)
+    options, labels = broker_flags.read_options(args, "fleet"), _labels(args.label)
     return _status(args, options, labels) if args.action == "status" else _rollout(args, options, labels)
 
 
@@ -282,26 +278,6 @@ def _state_file(plan: Plan) -> Path:
     from edgerun.spool.options import state_folder
 
     return state_folder() / "fleet" / f"{plan.id.replace(':', '_')}.json"
-
-
-def _options(args: argparse.Namespace) -> BrokerOptions:
-    """Raises `ConfigError`."""
-    from edgerun.broker.options import BrokerOptions
-    from edgerun.config import split_credentials
-    from edgerun.config.mqtt import broker_url, topic_prefix
-    from edgerun.secret import Secret
-
-    for flag, parse, value in (("--broker", broker_url, args.broker), ("--prefix", topic_prefix, args.prefix)):
-        try:
-            parse(value)
-        except ValueError as error:
-            raise ConfigError(str(error), where=flag, got=value.rpartition("@")[2]) from None  # never the password
-    url, username, password = split_credentials(args.broker)
-    secret = Secret("plain", password) if password else None
-    ca_file = Path(args.ca_file) if args.ca_file is not None else None
-    return BrokerOptions(
-        url=url, client_id="fleet", username=username, password=secret, prefix=args.prefix, ca_file=ca_file
-    )
 
 
 def _labels(words: list[str]) -> dict[str, str]:

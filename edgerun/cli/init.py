@@ -98,7 +98,9 @@ def _choice(answers: Mapping[str, str | None], found: Any, broker: str | None, k
     source: Any = answers["source"] or found
     bundled = not source
     if bundled:
-        clip = flags.find_model(_MODEL)
+        from edgerun.models.bundle import find_bundled
+
+        clip = find_bundled(_MODEL)  # one of that name in the store has no clip beside it
         source = str(clip.parent / "clips/street.mp4") if clip is not None else "synthetic"
     elif isinstance(source, str) and os.path.exists(source):
         source = os.path.abspath(source)

@@ -84,9 +84,19 @@ def print_error(error: EdgerunError, debug: bool = False) -> None:
     """One paragraph for each mistake, on standard error; before it the traceback being handled when `debug`."""
     if debug:
         output.tell(traceback.format_exc().rstrip())
-    for one in error.errors if isinstance(error, ConfigErrors) else (error,):
+    print_errors(error.errors if isinstance(error, ConfigErrors) else (error,))
+
+
+def print_errors(errors: Sequence[EdgerunError]) -> None:
+    """A paragraph for each; to a person at a terminal then the pages that help."""
+    for one in errors:
         text = str(one)
         output.tell(f"edgerun: {text if text.endswith(('.', '?', '!')) else text + '.'}")
+    if sys.stderr.isatty():
+        from edgerun.cli import docs
+
+        for line in docs.lines(errors):
+            output.tell(line)
 
 
 def make_parser(command: str | None = None, *, whole: bool = False) -> Parser:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgerun.cli import logs, models_keys, models_store, output
+from edgerun.cli import flags, logs, models_keys, models_store, output
 from edgerun.cli.parser import Parser, add_common
 from edgerun.errors import ConfigError, did_you_mean
 from edgerun.registry import kinds
+
+if TYPE_CHECKING:
+    from edgerun.security.sealing import SealingKey
 
 EXAMPLES = (
     "edgerun models inspect detector.tflite",
@@ -44,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", metavar="RANGE", help="what a float model's pixels become: 0..255, 0..1, -1..1 or imagenet"
     )
     inspect.add_argument("--size", metavar="WxH", type=_size, help="the picture's size where the file leaves it open")
+    flags.add_model_key(inspect)
+    inspect.add_argument("--config", metavar="FILE", help="whose [security] model_key opens a sealed model")
     inspect.set_defaults(do=_inspect)
     add_common(inspect)
     models_store.add(actions)
@@ -75,17 +81,26 @@ def _inspect(args: argparse.Namespace) -> int:
             got=repr(args.decoder),
             remedy=did_you_mean(args.decoder, kinds("decoder")),
         )
-    from edgerun.cli.flags import find_model
-
     path = Path(args.model)
     if not path.exists():
-        path = find_model(args.model) or path
-    found = inspect(load(path), given)
+        path = flags.find_model(args.model) or path
+    found = inspect(load(path, _sealing_key(args)), given)
     if args.json:
         output.say_json({"v": 1, "path": str(path), **as_dict(found)})
     else:
         output.say("\n".join(as_lines(found, str(path))))
     return 0
+
+
+def _sealing_key(args: argparse.Namespace) -> SealingKey | None:
+    """What `--model-key` names, else the config's."""
+    from edgerun.config.part import load_part
+    from edgerun.security.sealing import SealingKey
+
+    secret = flags.model_key(args)
+    if secret is None and args.config is not None:
+        secret = load_part(Path(args.config), flags.options_of).security.model_key
+    return None if secret is None else SealingKey.read(secret)
 
 
 def _size(text: str) -> tuple[int, int]:

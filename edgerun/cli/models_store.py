@@ -12,7 +12,7 @@ from edgerun.cli import output
 from edgerun.cli.parser import add_common
 from edgerun.cli.progress import progress
 from edgerun.errors import ConfigError, DeviceError, ModelError
-from edgerun.validate import mask
+from edgerun.secret import mask
 
 if TYPE_CHECKING:
     from edgerun.config.part import Part

@@ -12,6 +12,7 @@ from functools import partial
 from edgerun.cli import flags, logs, summary
 from edgerun.config import Config
 from edgerun.config.overlay import Overlay
+from edgerun.errors import EdgerunError
 
 EXAMPLES = (
     "edgerun run --config /etc/edgerun/edgerun.toml",
@@ -47,4 +48,6 @@ def serve(
     with live.live_line(quiet=args.quiet, json=args.json) as line:
         account = run_daemon(config, options, last=True, observers=() if line is None else (line,), reread=reread)
     summary.show(account, options)
+    if incomplete := account.get("incomplete"):
+        raise EdgerunError("the run has ended, but not all of its work is there", got="; ".join(incomplete))
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgerun.cli import logs, numbers, output
+from edgerun.cli import flags, logs, numbers, output
 from edgerun.cli.parser import add_common
 from edgerun.cli.progress import progress
 
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", metavar="N,…", type=numbers.counts, help="batches to try (1; for throughput and energy 1,2,4,8)"
     )
+    flags.add_model_key(parser)
     parser.add_argument("--name", metavar="NAME", help="the table's name in the config lines (the model's)")
     add_common(parser)
 
@@ -67,13 +68,17 @@ def run(args: argparse.Namespace) -> int:
             budget_s=args.budget,
             threads=args.threads,
             batches=args.batch,
+            key=key.handed() if (key := flags.model_key(args)) is not None else None,
             progress=show,
         )
     winner = found.trials[found.winner].subject if found.winner is not None else None
     lines = config_lines(winner, args.name or table_name(winner.model)) if winner is not None else None
     output.tell("\n".join(tune_lines(found)))
     if args.json:
-        output.say_json({"v": 1, **msgspec.to_builtins(found), "config": lines})
+        told = msgspec.to_builtins(found)
+        for trial in told["trials"]:
+            del trial["subject"]["key"]
+        output.say_json({"v": 1, **told, "config": lines})
     elif lines is not None:
         output.say(lines)
     if lines is None:

@@ -5,7 +5,7 @@ newest first. q quits, the arrow keys scroll. Rates are those of the results tha
 and ages and drops, those of the device's newest telemetry (30 s).
 
 --once waits until every device that is online has told (at most --wait), shows the picture and ends; with --json it is
-one JSON object for scripts. Nothing is published."""
+one JSON object for scripts; exit code 1: nothing is known of --device. Nothing is published."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from edgerun.cli import logs, output
+from edgerun.cli import broker_flags, logs, output
 from edgerun.cli.parser import add_common
-from edgerun.errors import ConfigError, MissingError
+from edgerun.errors import ConfigError, EdgerunError, MissingError
 
 if TYPE_CHECKING:
     from edgerun.watch import Listener, Picture
@@ -46,11 +46,8 @@ _STYLES = {"": "", "head": "reverse", "dim": "dim", "device": "bold blue", "alar
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--broker", metavar="URL", required=True, help="mqtt://[user:password@]host[:port], mqtts://, ws://, wss://"
-    )
+    broker_flags.add_arguments(parser)
     parser.add_argument("--device", metavar="ID", help="only this one")
-    parser.add_argument("--prefix", metavar="P", default="edgerun", help="the first level of every topic (edgerun)")
     parser.add_argument("--once", action="store_true", help="collect, show, end")
     parser.add_argument("--wait", metavar="S", type=float, default=_WAIT_S, help="--once: at most this long (35)")
     add_common(parser)
@@ -59,17 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Watch until q; returns the exit code. Raises `EdgerunError`."""
     logs.set_up(verbose=args.verbose, quiet=True)
+    options = broker_flags.read_options(args, "watch")
     _check(args)
-    from edgerun.broker.options import BrokerOptions
-    from edgerun.config import split_credentials
-    from edgerun.secret import Secret
     from edgerun.watch import Listener, Picture
 
     if not args.once:
         _load_rich("live")
-    url, username, password = split_credentials(args.broker)
-    secret = Secret("plain", password) if password else None
-    options = BrokerOptions(url=url, client_id="watch", username=username, password=secret, prefix=args.prefix)
     picture = Picture(args.prefix)
     listener = Listener(options, picture.take, args.device, results=not args.once)
     if not args.once:
@@ -79,6 +71,14 @@ def run(args: argparse.Namespace) -> int:
         if args.once:
             _collect(picture, args.wait)
             _show_once(picture, args.json)
+            if args.device is not None and args.device not in picture.as_dict()["devices"]:
+                raise EdgerunError(
+                    "nothing is known of this device",
+                    where="--device",
+                    expected=f"one that publishes below {args.prefix}/ to this broker",
+                    got=repr(args.device),
+                    remedy="edgerun watch --once without --device shows those that do",
+                )
         else:
             with suppress(KeyboardInterrupt):  # looking on is no work that could be cut short
                 _show(picture, listener)
@@ -89,14 +89,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises `ConfigError` for what cannot be watched, or not here."""
-    from edgerun.config.mqtt import broker_url, topic_prefix
-
-    for flag, parse, value in (("--broker", broker_url, args.broker), ("--prefix", topic_prefix, args.prefix)):
-        try:
-            parse(value)
-        except ValueError as error:
-            shown = value.rpartition("@")[2]  # never the password
-            raise ConfigError(str(error), where=flag, got=shown) from None
     if args.device is not None and (not args.device or set(args.device) & set("+#/\0")):
         raise ConfigError("not a device's id", where="--device", expected="a-z, 0-9 and -", got=repr(args.device))
     if not 0 <= args.wait <= 86400:

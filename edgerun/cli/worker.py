@@ -2,41 +2,42 @@
 
 A device sends its frames with engine = "remote" in its [models.NAME] table. Both ends need the same model file: a frame
 for another version is refused. One frame is inferred at a time, --in-flight of them are held so that the next is there.
-SIGTERM ends it when what it holds is answered. docs/workers.md has the whole."""
+SIGHUP has it read its model again and serve with that from the next frame on; SIGTERM ends it when what it holds is
+answered. docs/workers.md has the whole."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgerun.cli import flags, logs, output
+from edgerun.cli import broker_flags, flags, logs, output
 from edgerun.cli.parser import add_common
 from edgerun.errors import ConfigError
-from edgerun.secret import Secret
 
 if TYPE_CHECKING:
+    from edgerun.app.opening import LoadedModel
     from edgerun.broker.options import BrokerOptions
     from edgerun.clock import Clock
     from edgerun.config import ModelConfig
-    from edgerun.worker import Service
+    from edgerun.worker import Renewing, Service
 
 EXAMPLES = (
     "edgerun worker --broker mqtt://broker.example --group site --model ssd-mobilenet-v2-oid",
     "edgerun worker --broker mqtts://broker.example --group site --model detector.tflite --id jetson-2 --in-flight 4",
+    "edgerun worker --broker mqtts://site@broker.example --password credential=mqtt --model ssd-mobilenet-v2-oid",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--broker", metavar="URL", required=True, help="mqtt://[user:password@]host[:port], mqtts://, ws://, wss://"
-    )
+    broker_flags.add_arguments(parser)
     parser.add_argument("--model", metavar="M", required=True, help="a bundle, .tflite, .onnx or bundled model's name")
     parser.add_argument("--group", metavar="G", default="edgerun", help="each frame goes to one worker of it (edgerun)")
     parser.add_argument("--id", metavar="ID", help="this worker's name, unlike any other's (HOST-worker)")
@@ -46,39 +47,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", metavar="KIND", help="how the model's outputs are read, where it does not say")
     parser.add_argument("--labels", metavar="FILE", help="one label a line, instead of the model's own")
     parser.add_argument("--pixels", metavar="P", help="0..1, 0..255, -1..1 or imagenet, where the model does not say")
-    parser.add_argument("--prefix", metavar="P", default="edgerun", help="the first level of every topic (edgerun)")
-    parser.add_argument("--ca-file", metavar="FILE", help="certificates (PEM) to trust instead of the system's")
     add_common(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C. Raises `EdgerunError`."""
     logs.set_up(verbose=args.verbose)
-    from edgerun.app.opening import open_model
     from edgerun.clock import SystemClock
-    from edgerun.worker import Answerer, Service, ServiceOptions
+    from edgerun.worker import Answerer, Renewing, Service, ServiceOptions
 
     if not 1 <= args.in_flight <= 1024:
         raise ConfigError("not a number of frames", where="--in-flight", expected="1 to 1024", got=args.in_flight)
     if not args.group or set(args.group) & set("/+#\0"):
         raise ConfigError("not a group's name", where="--group", expected="no / + # or NUL", got=repr(args.group))
     broker = _broker(args)
-    model = open_model(_model(args))
-    clock = SystemClock()
+    model = _open(args)
+    clock, service = SystemClock(), None
     try:
         answerer = Answerer(model, broker.client_id)
         service = Service(answerer, ServiceOptions(broker, args.group, args.in_flight), clock)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: service.stop())
+        renewing = Renewing(service, partial(_open, args))
+        _heed_signals(service, renewing)
         if not args.json:
             info = model.engine.info
             output.tell(
                 f"{broker.client_id}: {model.bundle.name} {model.bundle.version} on {info.accelerator}, about"
                 f" {service.capacity:.0f} frames a second, group {args.group}"
             )
-        _serve(service, clock)
+        _serve(service, renewing, clock)
     finally:
-        model.engine.close()
+        (model if service is None else service.model).engine.close()
     stats = service.stats()
     if args.json:
         output.say_json({"v": 1, **msgspec.structs.asdict(stats)})
@@ -88,20 +86,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(service: Service, clock: Clock) -> None:
+def _heed_signals(service: Service, renewing: Renewing) -> None:
+    """SIGTERM and SIGINT end it. SIGHUP too where a terminal can hang up; elsewhere it has the model read again."""
+    on_terminal = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: service.stop())
+    hang_up = service.stop if on_terminal else renewing.ask
+    signal.signal(signal.SIGHUP, lambda _number, _frame: hang_up())
+
+
+def _serve(service: Service, renewing: Renewing, clock: Clock) -> None:
     """Until it is told to stop; under a service manager (or with `RUNTIME_DIRECTORY` set) with a control socket."""
     from edgerun.control.local import default_path
     from edgerun.worker.probing import Probing
 
     path = default_path()
-    if path is None:
-        service.run()
-        return
-    probing = Probing(path, service, clock)
+    probing = None if path is None else Probing(path, service, clock)
+
+    def turn() -> None:
+        renewing.turn()
+        if probing is not None:
+            probing.turn()
+
     try:
-        service.run(probing.turn)
+        service.run(turn)
     finally:
-        probing.close()
+        renewing.close()
+        if probing is not None:
+            probing.close()
+
+
+def _open(args: argparse.Namespace) -> LoadedModel:
+    """The model as it lies there now. Raises `EdgerunError`."""
+    from edgerun.app.opening import open_model
+
+    return open_model(_model(args))
 
 
 def _model(args: argparse.Namespace) -> ModelConfig:
@@ -122,24 +141,9 @@ def _model(args: argparse.Namespace) -> ModelConfig:
 
 
 def _broker(args: argparse.Namespace) -> BrokerOptions:
-    from edgerun.broker.options import BrokerOptions
-    from edgerun.config.build import split_credentials
-    from edgerun.config.mqtt import broker_url, topic_prefix
     from edgerun.config.structs import default_device_id
 
     name = args.id if args.id is not None else f"{default_device_id()[:56]}-worker"
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise ConfigError("not an id", where="--id", expected="1 to 64 of a-z A-Z 0-9 . _ -", got=repr(name))
-    url, username, password = split_credentials(args.broker)
-    try:
-        broker_url(url)
-        topic_prefix(args.prefix)
-    except ValueError as error:
-        raise ConfigError("not usable", where="--broker or --prefix", got=error) from error
-    ca_file = Path(args.ca_file) if args.ca_file is not None else None
-    if ca_file is not None and not os.path.isfile(ca_file):
-        raise ConfigError("no such file", where="--ca-file", expected="a PEM file", got=args.ca_file)
-    secret = Secret("plain", password) if password else None
-    return BrokerOptions(
-        url=url, client_id=name, username=username, password=secret, prefix=args.prefix, ca_file=ca_file
-    )
+    return broker_flags.read_options(args, name)

@@ -22,7 +22,7 @@ from edgerun.config.structs import NAME, NAME_WORDS, Config, SourceConfig
 from edgerun.config.toml import read_toml
 from edgerun.config.web import check_web
 from edgerun.errors import ConfigError, ConfigErrors, did_you_mean
-from edgerun.secret import KINDS, Kind, Secret
+from edgerun.secret import KINDS, Kind, Secret, guarded, mask
 from edgerun.validate import INVALID, QUOTED, Hook, Report, describe, join, read_struct, show
 
 OptionsOf = Callable[[str, str], type[msgspec.Struct]]
@@ -118,8 +118,8 @@ def build(
 def dump(config: Config) -> dict[str, Any]:
     """`config` as the tables that `build` reads, defaults included, None left out.
 
-    Paths are text. A password is the table that names its place; one in plain text stays a `Secret`, which no encoder
-    writes.
+    Paths are text. A password is the table that names its place; one in plain text stays a `Secret`, and text that may
+    hold one a `MaskedText`: no encoder writes either.
     """
     return {key: value for key, value in _plain(config).items() if value is not None}
 
@@ -152,11 +152,11 @@ class _Reader:
                 if not (_exists(self.model_path(path)) if key == "path" else os.path.isfile(path)):
                     report.add(
                         join(place, key),
-                        "no such file",
+                        "not a file" if _exists(path) else "no such file",
                         expected="a bundle, a .tflite or .onnx file, or the name of a bundled model"
                         if key == "path"
                         else "a text file with one label a line",
-                        got=str(path),
+                        got=mask(str(path)),
                         remedy=did_you_mean(path.name, names_in(path.parent)),
                     )
 
@@ -226,11 +226,11 @@ class _Reader:
         before = len(report.errors)
         made = read_struct(options, struct, place, report)
         self._hold(options.get("device"), place, report)
-        for key, check in (("url", check_url), ("path", lambda text: check_path(kind, Path(text)))):
+        for key, check in (("url", check_url), ("path", lambda text, kind: check_path(kind, Path(text)))):
             text = options.get(key)
-            if isinstance(text, str) and text and "\0" not in text:
+            if isinstance(text, str) and "\0" not in text:
                 try:
-                    check(text)
+                    check(text, kind)
                 except ConfigError as error:
                     _add(report, place if isinstance(value, str) else join(place, key), error)
         return INVALID if len(report.errors) > before else SourceConfig(kind, made)
@@ -329,6 +329,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Secret):
         return value.place or value
+    if isinstance(value, str):
+        return guarded(value)
     return str(value) if isinstance(value, Path) else value
 
 

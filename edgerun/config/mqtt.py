@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from edgerun.secret import Secret
+from edgerun.secret import Secret, guarded
 
 _MQTT_SCHEMES = ("mqtt", "mqtts", "ws", "wss")
 
@@ -129,3 +129,6 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=1, le=86400, extra={"unit": "s"})],
         Meta(description="Time between telemetry messages."),
     ] = 30.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "more_urls", tuple(map(guarded, self.more_urls)))

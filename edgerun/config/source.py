@@ -6,11 +6,13 @@ import errno
 import glob
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from edgerun.errors import ConfigError, did_you_mean
+from edgerun.secret import mask
 from edgerun.validate import show
 
 _VIDEO = (
@@ -90,9 +92,15 @@ def camera_node(device: str | int) -> str:
     return os.path.realpath(text) if text.startswith("/") else text
 
 
-def check_url(url: str) -> None:
-    """Raises `ConfigError` when `url` has to name a host and does not."""
+def check_url(url: str, kind: str = "") -> None:
+    """Raises `ConfigError` when `url` has to name a host and does not, or is nothing that this kind of source reads."""
     scheme, separator, rest = url.partition("://")
+    if kind == "mjpeg" and scheme.lower() not in ("http", "https"):
+        remedy = 'for rtsp:// and the like use { kind = "stream", url = … }'
+        raise ConfigError("not an HTTP URL", expected="http://host/path", got=show(mask(url)), remedy=remedy)
+    if kind == "stream" and not separator:
+        remedy = 'for a file use { kind = "file", path = … }'
+        raise ConfigError("not a URL", expected="rtsp://host/path", got=show(mask(url)), remedy=remedy)
     if not separator or scheme.lower() not in _WITH_HOST:
         return
     try:
@@ -116,8 +124,11 @@ def check_path(kind: str, path: Path) -> None:
     if expected is None:
         return
     try:
-        os.stat(path)
-        return
+        folder = stat.S_ISDIR(os.stat(path).st_mode)
+        if kind == "images" or not folder:
+            return
+        remedy = 'for a folder of pictures use { kind = "images", path = … }' if kind == "file" else None
+        raise ConfigError("a folder", expected=expected, got=mask(str(path)), remedy=remedy)
     except OSError as error:
         what = "no such file" if error.errno in _NOT_THERE else f"cannot be looked at: {error.strerror}"
     if kind == "images" and glob.has_magic(str(path)):
@@ -126,7 +137,7 @@ def check_path(kind: str, path: Path) -> None:
         what = "no such file"
     endings = {"file": _VIDEO, "wav": _SOUND, "csv": _TABLE}.get(kind, (*_IMAGE, ""))
     near = [name for name in names_in(path.parent) if os.path.splitext(name)[1].lower() in endings]
-    raise ConfigError(what, expected=expected, got=str(path), remedy=did_you_mean(path.name, near))
+    raise ConfigError(what, expected=expected, got=mask(str(path)), remedy=did_you_mean(path.name, near))
 
 
 def names_in(folder: Path) -> list[str]:

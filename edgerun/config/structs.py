@@ -32,7 +32,7 @@ from edgerun.config.watching import (
     ZoneConfig,
 )
 from edgerun.config.web import WebConfig
-from edgerun.secret import Secret
+from edgerun.secret import Secret, mask
 
 NAME = r"^[a-z0-9-]{1,63}\Z"
 NAME_WORDS = "1 to 63 of the characters a-z 0-9 -"
@@ -184,6 +184,9 @@ class SourceConfig(msgspec.Struct, frozen=True):
 
     kind: str
     options: msgspec.Struct
+
+    def __repr__(self) -> str:
+        return f"SourceConfig({self.kind!r}, {mask(repr(self.options))})"
 
 
 class StreamConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,7 +34,7 @@ from edgerun.errors import DeviceError
 _log = logging.getLogger(__name__)
 
 FIRST = "0" * 64
-_CURRENT = "audit.jsonl"
+_CURRENT, _LOCK = "audit.jsonl", "lock"
 _OLD = re.compile(r"audit-(\d{12})\.jsonl\Z")
 _PREFIX, _BETWEEN = b'{"hash":"', b'",'
 _HASH_AT = len(_PREFIX)
@@ -106,7 +106,7 @@ class AuditLog:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -255,6 +255,11 @@ def verify(folder: Path, head: str | None = None) -> Verdict:
     if not known_head:
         faults.append(f"the record with the hash {head} is missing: the log was cut, or is another one")
     return Verdict(records, first, Head(expected - 1 if records else 0, prev), tuple(faults))
+
+
+def begun(folder: Path) -> bool:
+    """Whether a log was ever kept in `folder`, with or without a record. Raises `OSError`."""
+    return (folder / _LOCK).exists() or bool(_files(folder))
 
 
 def _parse(line: bytes) -> Entry | None:

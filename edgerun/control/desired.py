@@ -11,7 +11,8 @@ import msgspec
 
 from edgerun.config.overlay import Overlay
 from edgerun.errors import ConfigError, ConfigErrors
-from edgerun.validate import join, mask, show
+from edgerun.secret import mask
+from edgerun.validate import join, show
 
 NAME = "config/desired"
 TABLES = ("models", "streams", "governor", "quiet")

@@ -116,6 +116,11 @@ class Desk:
         """Those that may be asked for without a signature."""
         return tuple(sorted(verb for verb in self._verbs if self._rules.allows(verb)))
 
+    def renew(self, rules: Rules) -> None:
+        """From now on these count; a command that was admitted before is done."""
+        with self._lock:
+            self._rules = rules
+
     def read(
         self, verb: str, payload: bytes, origin: Origin, reply: Reply, *, expires_in_s: float | None = None
     ) -> Command | None:

@@ -81,11 +81,6 @@ def _answered(link: Link, options: BrokerOptions, address: Address) -> Ending | 
 
 def _explained(options: BrokerOptions, address: Address, error: Exception) -> Ending:
     """`cannot_connect`, and for a certificate what exactly is wrong with it."""
-    if address.tls and isinstance(error, ConnectionResetError | BrokenPipeError):
-        scheme = "ws" if address.websocket else "mqtt"
-        remedy = f"this port does not seem to speak TLS: try {scheme}://{address}, or the broker's TLS port"
-        what, got = "no TLS connection to the broker", "it hung up during the handshake"
-        return Ending(Cause.UNREACHABLE, BrokerError(what, where=address, got=got, remedy=remedy))
     ended = endings.cannot_connect(options, address, error)
     if not isinstance(error, ssl.SSLCertVerificationError):
         return ended

@@ -21,6 +21,7 @@ import msgspec
 from edgerun.config import ModelConfig
 from edgerun.doctor.convolution import convolution
 from edgerun.errors import ConfigError, EdgerunError, EngineError, MissingError
+from edgerun.secret import Kind, Secret
 
 _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 """Linux 6.3 and newer, include/uapi/linux/prctl.h: what systemd's MemoryDenyWriteExecute= asks for there."""
@@ -31,6 +32,7 @@ class Question(msgspec.Struct, frozen=True):
     """What to try: a model of a config, a convolution in ONNX Runtime, or (with `path`) each accelerator there is.
 
     `mdwe`: without memory that can be both written and executed. `known`: accelerators that need not be tried.
+    `key`: where the key of a sealed model is (`Secret.handed`).
     """
 
     what: Literal["model", "onnx", "accelerators"]
@@ -42,6 +44,7 @@ class Question(msgspec.Struct, frozen=True):
     threads: int = 1
     decoder: str | None = None
     known: tuple[str, ...] = ()
+    key: tuple[Kind, str] | None = None
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -143,6 +146,7 @@ def _model(question: Question) -> Answer:
         accelerators=question.accelerators,
         threads=question.threads,
         decoder=question.decoder,
+        key=None if question.key is None else Secret(*question.key, "model_key"),
     )
     engine: Engine = open_model(config).engine
     infer_ms = _timed(engine)

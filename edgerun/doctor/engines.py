@@ -51,6 +51,7 @@ def _question(model: ModelConfig) -> Question:
         model.accelerators,
         model.threads,
         model.decoder,
+        key=None if model.key is None else model.key.handed(),
     )
 
 

@@ -60,8 +60,13 @@ def needs_of(config: Config | None, broker_url: str | None = None) -> Needs:
             cameras[device] = (*cameras.get(device, ()), name)
     used = {name for stream in config.streams.values() for name in stream.models}
     used |= {stream.then.model for stream in config.streams.values() if stream.then is not None}
-    models = {name: model for name, model in config.models.items() if name in used}
+    key = config.security.model_key
+    models = {name: _with_key(model, key) for name, model in config.models.items() if name in used}
     return Needs(models, cameras, _broker(config, broker_url, config.device.id), config.device.id, configured=True)
+
+
+def _with_key(model: ModelConfig, key: Secret | None) -> ModelConfig:
+    return model if model.key is not None else msgspec.structs.replace(model, key=key)
 
 
 def _broker(config: Config | None, url: str | None, device_id: str) -> BrokerOptions | None:

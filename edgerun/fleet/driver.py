@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -18,12 +19,16 @@ from edgerun.fleet.plan import Count, Progress, count, step, to_ask
 from edgerun.fleet.reading import read
 from edgerun.validate import show
 
+_log = logging.getLogger(__name__)
+
 Sign = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
 """Makes a signed message of (device, verb, arguments)."""
 _KINDS = ("status", "info", "models/+")
 _EXPIRES_S = 300
 """A command that has not reached its device by then never does."""
 _TURN_S = 0.5
+_BACK_S, _BACK_AGAIN_S = 60.0, 20.0
+"""How long those that are to go back are waited for, and after how long each is asked again."""
 _LONGEST_REASON = 300
 _MOST_LABELS = 12
 
@@ -62,6 +67,8 @@ class Driver:
         self._offline_since: dict[str, float] = {}
         self._refused: dict[str, str] = {}
         """Answers since the last turn."""
+        self._back: set[str] = set()
+        """Those that have answered whether they go back."""
         self._credit, self._paid = 1.0, time.monotonic()
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Progress:
@@ -85,6 +92,8 @@ class Driver:
             turn_at = time.monotonic() + _TURN_S
             if self._turn():
                 break
+        if self.progress.state == "halted" and self._take_back:
+            self._ask_back(stop)
         return self.progress
 
     def _check_labels(self, wanted: Mapping[str, str]) -> None:
@@ -107,8 +116,6 @@ class Driver:
         if after is not self.progress:
             self._keep(after)
         self._look(self.progress, found)
-        if self.progress.state == "halted" and self._take_back:
-            self._ask_back()
         if self.progress.state != "running":
             return True
         self._credit = min(self._rate, self._credit + self._rate * (time.monotonic() - self._paid))
@@ -130,18 +137,42 @@ class Driver:
         told = {"name": plan.model, "version": plan.version, "rollout": plan.id, "share": self.progress.share}
         return told | {key: value for key, value in known.items() if value is not None}
 
-    def _ask_back(self) -> None:
-        """Those that have the new version, or try it: the version before is to come back."""
-        plan = self.progress.plan
+    def _ask_back(self, stop: Callable[[], bool]) -> None:
+        """The version before is to come back where the new one is, is tried, or is on its way. Until all of these have
+        gone back, or said why not; those that do neither are told.
+        """
+        self._line.subscribe([f"{self._prefix}/+/cmd/model/rollback/result"], 1)
+        plan, until = self.progress.plan, time.monotonic() + _BACK_S
+        arguments = {"name": plan.model, "reason": f"rollout {plan.id} was halted"}
+        asked: dict[str, float] = {}
+        while (left := self._left()) and time.monotonic() < until and not stop():
+            now = time.monotonic()
+            for name, knows in left.items():
+                if knows and self._line.connected and now - asked.get(name, -_BACK_AGAIN_S) >= _BACK_AGAIN_S:
+                    asked[name] = now
+                    self._command(name, "model/rollback", arguments)
+            for came in self._line.step(0.1):
+                self._take(came)
+        if left:
+            names = ", ".join(sorted(left)[:_MOST_LABELS])
+            _log.warning("%d devices have not said that they went back: %s", len(left), names)
+
+    def _left(self) -> dict[str, bool]:
+        """Devices that have not gone back yet, and whether each knows of the rollout by now."""
+        plan, out = self.progress.plan, dict[str, bool]()
         for device in self.fleet.devices.values():
             model = device.models.get(plan.model)
             rollout = model.rollout if model is not None else None
-            if rollout is not None and rollout.id == plan.id and rollout.state != "rolled_back":
-                arguments = {"name": plan.model, "reason": f"rollout {plan.id} was halted"}
-                self._command(device.id, "model/rollback", arguments)
-        for _ in range(10):  # until they are out
-            for came in self._line.step(0.05):
-                self._take(came)
+            knows = rollout is not None and rollout.id == plan.id
+            refused = device.id in self.progress.refused or device.id in self._refused
+            if device.online is not True or device.id in self._back or (refused and not knows):
+                continue
+            if rollout is not None and knows and rollout.state == "rolled_back":
+                continue
+            installed = model is not None and model.installed_version == plan.version
+            if knows or (device.id in self.progress.asked and not installed):
+                out[device.id] = knows
+        return out
 
     def _command(self, device: str, verb: str, arguments: Mapping[str, Any]) -> None:
         body = self._sign(device, verb, arguments)
@@ -153,7 +184,7 @@ class Driver:
             return
 
     def _take(self, came: Came) -> None:
-        if came.topic.endswith("/cmd/model/install/result"):
+        if came.topic.endswith(("/cmd/model/install/result", "/cmd/model/rollback/result")):
             self._answer(came)
             return
         device = self.fleet.take(came.topic, came.payload)
@@ -172,7 +203,9 @@ class Driver:
         except (ValueError, RecursionError):
             return
         ours = str(told.get("id", "")).startswith(self.progress.plan.id + "/")
-        if ours and device in self.progress.asked and told.get("ok") is False:
+        if came.topic.endswith("/rollback/result"):
+            self._back |= {device} if ours else set()
+        elif ours and device in self.progress.asked and told.get("ok") is False:
             why = str(told.get("error", "no reason given"))[:_LONGEST_REASON]
             self._refused[device] = why
 

@@ -31,12 +31,15 @@ _LEAST_PATIENCE_NS = 30_000_000
 _FIRST_PATIENCE_NS = 300_000_000
 _MOST_PATIENCE_NS = 2_000_000_000
 _MOST_TRIES = 4
+_MOST_REFUSALS = 8
+"""By workers that have another version: a refusal costs nobody anything, and the next one may have the right one."""
+_SPURNED = 3
+"""So many requests in a row that nobody but such workers was found for: nobody else is there."""
 _MOST_CREDIT = 8.0
 _CREDIT = 0.1
 _ABSENT_PATIENCES = 3
 _PROBE_EVERY_NS = 500_000_000
 _INBOX = 256
-_GRACE_NS = 1_000_000_000
 
 LOST = "remote_lost"
 """What a frame is counted under whose answer did not come."""
@@ -49,17 +52,6 @@ class Landing(msgspec.Struct, frozen=True):
     told: Told | None
     reason: str = ""
     text: str = ""
-
-
-class _Flight(msgspec.Struct):
-    ticket: int
-    correlation: bytes
-    ask: Ask
-    deadline_ns: int
-    again_ns: int
-    sent: list[int]
-    probe: bool = False
-    refused: str = ""
 
 
 class Patience:
@@ -90,15 +82,47 @@ class Patience:
         self._mean_ns += error_ns // 8
 
 
+class Acquaintance(msgspec.Struct):
+    """What a device knows of the workers for one model: kept where another `Remote` takes the place of this one."""
+
+    patience: Patience
+    credit: float
+    absent: str
+    """Why nobody is expected to answer, the link to the broker aside."""
+
+
+class _Flight(msgspec.Struct):
+    ticket: int
+    correlation: bytes
+    ask: Ask
+    deadline_ns: int
+    again_ns: int
+    sent: list[int]
+    probe: bool = False
+    refused: str = ""
+    strangers: int = 0
+    """Refusals by workers that have another version."""
+    free: bool = False
+    """To be sent again at once, whatever that costs."""
+
+
 class Remote:
     """The workers for one model, as one device sees them. Thread-safe; a thread of its own reads the answers.
 
     `topic`: where requests go, `answers`: below which answers are awaited. `window`: requests on the way at most; only
-    one while nobody answers. `landed` is called, by that thread, whenever `take` may have something.
+    one while nobody answers. `landed` is called, by that thread, whenever `take` may have something. `known`: what the
+    one before knew of the same workers.
     """
 
     def __init__(
-        self, broker: Broker, clock: Clock, topic: str, answers: str, window: int, landed: Callable[[], None]
+        self,
+        broker: Broker,
+        clock: Clock,
+        topic: str,
+        answers: str,
+        window: int,
+        landed: Callable[[], None],
+        known: Acquaintance | None = None,
     ) -> None:
         self._broker, self._clock, self._topic = broker, clock, topic
         self._answers = f"{answers}/{os.urandom(8).hex()}"
@@ -107,11 +131,11 @@ class Remote:
         self._lock = threading.Lock()
         self._flights: dict[bytes, _Flight] = {}
         self._landings: list[Landing] = []
-        self._patience = Patience()
-        self._credit = _MOST_CREDIT
-        self._next = 0
+        self._patience = Patience() if known is None else known.patience
+        self._credit = _MOST_CREDIT if known is None else known.credit
+        self._next = self._spurned = 0
         self._asked_ns = self._landed_ns = 0
-        self._absent_why = ""
+        self._absent_why = "" if known is None else known.absent
         self._probed_ns = 0
         self.counts: Counter[str] = Counter()
         """answered, again (sent once more), stray (nobody's, or too late), garbage, and refusals by their reason."""
@@ -158,8 +182,8 @@ class Remote:
             if probe or self.absent:
                 self._probed_ns = now_ns
             again_ns = now_ns + self._patience.limit_ns
-            rested = not self._flights and now_ns - self._landed_ns > self._patience.limit_ns
-            if rested or not self._asked_ns:
+            rested = not self.in_flight and now_ns - self._landed_ns > self._patience.limit_ns
+            if (rested or not self._asked_ns) and not probe:
                 self._asked_ns = now_ns
             flight = _Flight(self._next, os.urandom(16), ask, deadline_ns, again_ns, [now_ns], probe=probe)
             self._flights[flight.correlation] = flight
@@ -177,17 +201,25 @@ class Remote:
         """Whether `take` has something."""
         return bool(self._landings)
 
-    def hurry(self) -> None:
-        """The end is near: whatever is on the way has a second left."""
-        limit_ns = self._clock.mono_ns() + _GRACE_NS
+    def hurry(self, within_ns: int) -> None:
+        """Whatever is on the way has so long left at most."""
+        limit_ns = self._clock.mono_ns() + within_ns
         with self._lock:
             for flight in self._flights.values():
                 flight.deadline_ns = min(flight.deadline_ns, limit_ns)
 
-    def close(self) -> None:
-        """End the thread; what is still on the way lands nowhere. Idempotent."""
+    def recall(self) -> None:
+        """Somebody else is to have what is on the way: it lands at once, as lost."""
+        with self._lock:
+            for flight in [one for one in self._flights.values() if not one.probe]:
+                del self._flights[flight.correlation]
+                self._landings.append(Landing(flight.ticket, None, LOST, flight.refused))
+
+    def close(self) -> Acquaintance:
+        """End the thread; what is still on the way lands nowhere. Returns what is known by now. Idempotent."""
         self._inbox.close()
         self._thread.join()
+        return Acquaintance(self._patience, self._credit, self._absent_why)
 
     def _publish(self, flight: _Flight, now_ns: int) -> None:
         left_ns = max(1_000_000, flight.deadline_ns - now_ns)
@@ -229,12 +261,15 @@ class Remote:
             return self._refused(flight, told)
         now_ns = self._clock.mono_ns()
         with self._lock:
-            del self._flights[flight.correlation]
+            if self._flights.pop(flight.correlation, None) is None:  # recalled a moment ago
+                self.counts["stray"] += 1
+                return False
             copy = told.again if 0 <= told.again < len(flight.sent) else 0
             self._patience.add(now_ns - flight.sent[copy])
             self._credit = min(_MOST_CREDIT, self._credit + (len(flight.sent) - 1 if copy else _CREDIT))
-            self._asked_ns, self._landed_ns = now_ns if self._flights else 0, now_ns
+            self._asked_ns, self._landed_ns = now_ns if self.in_flight else 0, now_ns
             self.counts["answered"] += 1
+            self._spurned = 0
             if not flight.probe:
                 self._landings.append(Landing(flight.ticket, told))
         self._appear(told.by)
@@ -248,6 +283,8 @@ class Remote:
         if self.counts[why] & (self.counts[why] - 1) == 0:
             _log.warning("%s: refused by %s (%d so far)", self._topic, text, self.counts[why])
         with self._lock:
+            if flight.correlation not in self._flights:
+                return False
             flight.refused = text
             if why == "frame":
                 del self._flights[flight.correlation]
@@ -255,7 +292,19 @@ class Remote:
                     self._landings.append(Landing(flight.ticket, None, "remote_frame", text))
                 return True
             flight.again_ns = 0
-        return False
+            flight.free = why == "version"
+            flight.strangers += flight.free
+            if flight.strangers < (1 if flight.probe else _MOST_REFUSALS):
+                return False
+            del self._flights[flight.correlation]
+            if flight.probe:
+                return False
+            self._landings.append(Landing(flight.ticket, None, LOST, text))
+            self._spurned += 1
+            if self._spurned >= _SPURNED and not self._absent_why:
+                self._absent_why = text
+                _log.warning("%s: %s", self._topic, text)
+        return True
 
     def _look_at_clock(self) -> bool:
         """Send again what is overdue, give up what is too late; whether something landed."""
@@ -271,11 +320,11 @@ class Remote:
                         self._landings.append(Landing(flight.ticket, None, LOST, flight.refused))
                 elif now_ns >= flight.again_ns and self._may_repeat(flight):
                     flight.sent.append(now_ns)
-                    flight.again_ns = now_ns + self._patience.limit_ns
-                    self._credit -= 1.0
+                    self._credit -= 0.0 if flight.free else 1.0
+                    flight.again_ns, flight.free = now_ns + self._patience.limit_ns, False
                     again.append(flight)
             overdue_ns = _ABSENT_PATIENCES * self._patience.limit_ns
-            silent_ns = now_ns - self._asked_ns if self._asked_ns and self._flights else 0
+            silent_ns = now_ns - self._asked_ns if self._asked_ns and self.in_flight else 0
             if not self._absent_why and silent_ns > overdue_ns:
                 refused = next((flight.refused for flight in self._flights.values() if flight.refused), "")
                 self._absent_why = refused or "no worker answers"
@@ -287,9 +336,14 @@ class Remote:
         return landed or before != self.absent
 
     def _may_repeat(self, flight: _Flight) -> bool:
-        return len(flight.sent) < _MOST_TRIES and self._credit >= 1.0 and self._broker.connected and not flight.probe
+        if not self._broker.connected or flight.probe:
+            return False
+        return flight.free or (len(flight.sent) - flight.strangers < _MOST_TRIES and self._credit >= 1.0)
 
     def _appear(self, by: str) -> None:
         if self._absent_why:
             self._absent_why = ""
+            with self._lock:
+                for flight in self._flights.values():  # what was sent meanwhile reached nobody
+                    flight.free, flight.again_ns, flight.refused = True, 0, ""
             _log.warning("%s: answered by %s again", self._topic, by)

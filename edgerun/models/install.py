@@ -8,11 +8,8 @@ install(store, "detector.tflite", policy, name="detector", version="3")
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +21,11 @@ import msgspec
 from edgerun.errors import ConfigError, DeviceError, ModelError, did_you_mean
 from edgerun.models import catalog
 from edgerun.models.archive import MAX_FILE_BYTES, Archive, Folder, Zip
-from edgerun.models.archive import check_name as check_file
 from edgerun.models.bundle import Bundle, load
 from edgerun.models.catalog import CatalogEntry
 from edgerun.models.disk import Disk, disk_error
 from edgerun.models.https import Progress, check_url, download, shown_url
-from edgerun.models.manifest import VERSION, Manifest
+from edgerun.models.manifest import Manifest
 from edgerun.models.openssf import check_openssf, keys_in
 from edgerun.models.packages import parse_package, take
 from edgerun.models.record import Installed, Trusted
@@ -45,10 +41,9 @@ from edgerun.models.verify import (
     read_head,
 )
 from edgerun.models.versions import check_name
+from edgerun.models.wrapping import BARE, check_sha256, from_catalog, name_of, wrap
 from edgerun.security.sealing import SealingKey
 
-LABELS = "labels.txt"
-_BARE = (".tflite", ".onnx")
 _REMOTE = ("https:", "pypi:", "npm:", "catalog:")
 
 
@@ -131,24 +126,27 @@ def fetched(
         path = download(check_url(source), store.partial(), sha256=sha256, **how)
         folder.mkdir()
         name = Path(shown_url(source)).name[-100:]
-        path = path.rename(folder / (name if name.endswith((*_BARE, ".zip")) else "bundle.zip"))
+        path = path.rename(folder / (name if name.endswith((*BARE, ".zip")) else "bundle.zip"))
         yield path, Origin(shown_url(source), True)
     elif kind in ("pypi:", "npm:"):
         folder.mkdir()
         path = take(parse_package(source), folder)
-        _check_sha256(path, sha256, source)
+        check_sha256(path, sha256, source)
         yield path, Origin(source, True)
     elif kind == "catalog:":
         entry = catalog.get(source.partition(":")[2])
         if before is not None:
             before(entry)
         folder.mkdir()
-        yield _from_catalog(entry, folder, store, progress), Origin(f"catalog:{entry}", True, entry)
+        yield (
+            from_catalog(entry, folder, store.partial(), _room(store), progress),
+            Origin(f"catalog:{entry}", True, entry),
+        )
     else:
         path = Path(source)
         if not path.exists():
             raise _no_file(path)
-        _check_sha256(path, sha256, source)
+        check_sha256(path, sha256, source)
         yield path, Origin(str(path.absolute()), False)
 
 
@@ -172,7 +170,7 @@ def stage(
         inside = folder / "bundle"
         inside.mkdir(mode=0o755)
         try:
-            if path.is_file() and path.suffix.lower() in _BARE:
+            if path.is_file() and path.suffix.lower() in BARE:
                 _judge(None, origin, policy, where=origin.shown)
                 _wrap(store, path, origin, inside, told)
                 archive: Archive = Folder(inside)
@@ -339,22 +337,9 @@ def _check_formats(bundle: Bundle, where: str) -> None:
 
 
 def _wrap(store: Store, path: Path, origin: Origin, folder: Path, told: Told) -> None:
-    """A bundle of one bare file: its copy, and a manifest that says no more than is known."""
-    name = told.name or "".join(c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()).strip("-")[:63]
+    name = told.name or name_of(path)
     check_name(name, path)
-    file = f"model{path.suffix.lower()}"
-    with path.open("rb") as content, (folder / file).open("xb") as out:
-        shutil.copyfileobj(content, out, 1 << 20)
-    main = load(folder / file).main
-    manifest = {
-        "v": VERSION,
-        "name": name,
-        "version": told.version or _next_version(store, name),
-        "artifacts": [{"file": file, "for": list(main.accelerators)}],
-        "source": {"from": origin.shown},
-        **told.manifest,
-    }
-    _write_manifest(folder, manifest)
+    wrap(path, folder, name, told.version or _next_version(store, name), origin.shown, told.manifest)
 
 
 def _next_version(store: Store, name: str) -> str:
@@ -365,62 +350,8 @@ def _next_version(store: Store, name: str) -> str:
     return str(int(leading[0]) + 1) if leading else "1"
 
 
-def _from_catalog(entry: CatalogEntry, folder: Path, store: Store, progress: Progress | None) -> Path:
-    """The entry as a bundle; each file has the hash that the catalog wants. Raises as `install` does."""
-    inside = folder / "bundle"
-    inside.mkdir()
-    packages: dict[str, Path] = {}
-    for number, one in enumerate(entry.files):
-        work = folder / str(number)
-        work.mkdir()
-        if one.source.startswith("https:"):
-            path = download(one.source, store.partial(), sha256=one.sha256, progress=progress, room=_room(store))
-        else:
-            package = parse_package(one.source)
-            path = take(package, work, packages)
-        _check_sha256(path, one.sha256, one.source)
-        path.rename(inside / check_file(one.file, str(entry)))
-    if entry.labels:
-        (inside / LABELS).write_text("\n".join(entry.labels) + "\n", encoding="utf-8")
-    models = [one.file for one in entry.files if one.file.endswith(_BARE)]
-    manifest = {
-        "v": VERSION,
-        "name": entry.name,
-        "version": entry.version,
-        "task": entry.task,
-        "artifacts": [{"file": file, "for": list(load(inside / file).main.accelerators)} for file in models],
-        **({"labels": LABELS} if entry.labels else {}),
-        "source": {"from": entry.files[0].source, "sha256": entry.files[0].sha256, "license": entry.license},
-        **entry.manifest,
-    }
-    _write_manifest(inside, manifest)
-    return inside
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """List what lies in the folder, and write it."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        files[path.name] = {"sha256": digest, "bytes": path.stat().st_size}
-    text = json.dumps({**manifest, "files": files}, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
 def _room(store: Store) -> Callable[[int], None]:
     return lambda need_bytes: store.make_room("", need_bytes)
-
-
-def _check_sha256(path: Path, sha256: str | None, where: str) -> None:
-    if sha256 is None:
-        return
-    if path.is_dir():
-        raise ConfigError("a folder has no SHA-256", where=where, expected="a file", remedy="leave --sha256 out")
-    with path.open("rb") as content:
-        got = hashlib.file_digest(content, "sha256").hexdigest()
-    if got != sha256.lower():
-        raise ModelError("not the file that was meant", where=where, expected=f"sha256 {sha256}", got=f"sha256 {got}")
 
 
 def _no_file(path: Path) -> ConfigError:

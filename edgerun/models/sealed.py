@@ -25,7 +25,8 @@ def open_content(content: bytes, key: SealingKey | None, name: str, where: objec
             "the file is sealed",
             where=where,
             expected="the key that opens it",
-            remedy='set model_key of [security], such as model_key = { credential = "model-key" }',
+            remedy='set model_key of [security], such as model_key = { credential = "model-key" }, or give '
+            "--model-key FILE",
         )
     try:
         return unseal(content, key, PURPOSE, PurePosixPath(name).name, where)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Literal
 
 from edgerun.errors import Closed, FrameError
 from edgerun.pipeline.ending import Ending, Job
+from edgerun.pipeline.others import Landed, Others
 from edgerun.pipeline.turns import Turns
 from edgerun.pipeline.worker import Worker, give_up
 from edgerun.progress import waiting
@@ -17,7 +17,6 @@ from edgerun.types import Answer, Tensor
 
 if TYPE_CHECKING:
     from edgerun.clock import Clock
-    from edgerun.pipeline.lane import LanePlan
     from edgerun.ports import Engine, Preprocess
 
 _HERE, _THERE = 0, 1  # rows of the input: what is sent is copied at once, what the engine here works on stays
@@ -25,49 +24,14 @@ _HERE, _THERE = 0, 1  # rows of the input: what is sent is copied at once, what 
 _LOOK_S, _REST_S = 0.02, 0.25
 _LOSSLESS_NS = 10_000_000_000
 """How long a frame without a deadline waits for its answer."""
+_GRACE_NS = 1_000_000_000
+"""How long the answers that are awaited at the end may take."""
+_SHORT_GRACE_NS = 300_000_000
+"""The same, where the engine here can have those frames instead."""
+_END_NS = 1_400_000_000
+"""So long after the end of the data it may still begin with them: whoever asked for the end does not wait for ever."""
 
 Where = Literal["here", "there"]
-
-
-class Landed(msgspec.Struct, frozen=True):
-    """What became of one frame: an answer made by `by`, or the reason and the words why there is none."""
-
-    ticket: int
-    answer: Answer | None
-    by: str = ""
-    reason: str = ""
-    text: str = ""
-
-
-class Others(Protocol):
-    """Those who infer elsewhere. `open` and `close` frame every use; `landed` is called by another thread."""
-
-    @property
-    def absent(self) -> str: ...
-
-    @property
-    def has_room(self) -> bool: ...
-
-    @property
-    def waiting(self) -> bool: ...
-
-    @property
-    def usual_ns(self) -> int: ...
-
-    @property
-    def patience_ns(self) -> int: ...
-
-    def open(self, landed: Callable[[], None]) -> None: ...
-
-    def send(self, plan: LanePlan, job: Job, deadline_ns: int, *, probe: bool = False) -> int: ...
-
-    def probe_due(self, now_ns: int) -> bool: ...
-
-    def take(self) -> Sequence[Landed]: ...
-
-    def hurry(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _Local:
@@ -110,6 +74,9 @@ class ElsewhereWorker(Worker):
         self._here: _Local | None = None
         self._taken = True
         self._quit = False
+        self._again: deque[Job] = deque()
+        """Frames whose answers did not come and that are young enough for the engine here."""
+        self._ended_ns = 0
         self._queues: dict[int, dict[int, Job]] = {}
         self._held: dict[int, tuple[Answer, dict[str, int]]] = {}
 
@@ -130,8 +97,8 @@ class ElsewhereWorker(Worker):
                     jobs = self._gather(open_)
                 except Closed:
                     open_, jobs = False, []
-                if not open_:
-                    self._others.hurry()
+                if not open_ or self._at_end:
+                    self._hurry()
                 for job in jobs:
                     self._start(job)
                 self._land()
@@ -142,9 +109,28 @@ class ElsewhereWorker(Worker):
             self._others.close()
         self._turns.pass_ends_on()
 
+    def inherit(self, before: Worker) -> None:
+        """See `Worker.inherit`."""
+        super().inherit(before)
+        if isinstance(before, ElsewhereWorker):
+            self._others.inherit(before._others)
+
+    @property
+    def _at_end(self) -> bool:
+        """Whether nothing comes any more; what waits may still have no room to be sent."""
+        return all(lane.slot.closed for lane in self._lanes)
+
+    def _hurry(self) -> None:
+        """Wait no longer than is fit for what is on the way: at the end, or because another worker is to follow."""
+        if not self._at_end:
+            self._others.hurry(max(_GRACE_NS, 2 * self._others.patience_ns))
+            return
+        self._ended_ns = self._ended_ns or self._clock.mono_ns()
+        self._others.hurry(_SHORT_GRACE_NS if self._has_engine else _GRACE_NS)
+
     @property
     def _busy(self) -> bool:
-        return bool(self._away) or self._here is not None or any(self._queues.values())
+        return bool(self._away or self._again) or self._here is not None or any(self._queues.values())
 
     def _route(self) -> Where | None:
         """Where the next frame goes; None: it waits."""
@@ -236,10 +222,14 @@ class ElsewhereWorker(Worker):
         if here is not None and here.done:
             self._here = None
             self._land_here(here)
+        if self._away and self._has_engine and self._others.absent:
+            self._others.recall()
         for landed in self._others.take():
             job = self._away.pop(landed.ticket, None)
             if job is not None:
                 self._land_there(job, landed)
+        while self._again and self._here is None:
+            self._do_again(self._again.popleft())
         self._release()
 
     def _land_here(self, here: _Local) -> None:
@@ -259,12 +249,8 @@ class ElsewhereWorker(Worker):
     def _land_there(self, job: Job, landed: Landed) -> None:
         now_ns = self._clock.mono_ns()
         if landed.answer is None:
-            retry = not job.frame.lossy and self._has_engine and self._here is None and not self._turns.retired
-            if retry and landed.reason != "remote_frame":  # it has no deadline: the engine here can still have it
-                job.row = _HERE
-                job.tensor, job.placement = self._preprocess.prepare(job.frame.image, job.frame.region, _HERE)
-                job.launched_ns = now_ns
-                self._infer_here(job)
+            if self._has_engine and landed.reason != "remote_frame" and self._is_in_time(job):
+                self._again.append(job)
                 return
             what = "no answer came in time" if not landed.text else f"no answer: {landed.text}"
             self._fail(job, FrameError(what, reason=landed.reason, where=self.name))
@@ -272,6 +258,23 @@ class ElsewhereWorker(Worker):
             return
         job.inferred_ns, job.accelerator = now_ns, f"remote:{landed.by}"
         self._conclude(job, (landed.answer,))
+
+    def _is_in_time(self, job: Job) -> bool:
+        """Whether the engine here may still begin with it."""
+        now_ns = self._clock.mono_ns()
+        over = self._ended_ns and now_ns - self._ended_ns > _END_NS
+        return not over and not self._turns.is_too_old(job.index, job.frame, now_ns)
+
+    def _do_again(self, job: Job) -> None:
+        """On the engine here."""
+        if not self._is_in_time(job):
+            self._fail(job, FrameError("no answer came in time", reason="remote_lost", where=self.name))
+            self._done(job)
+            return
+        job.row = _HERE
+        job.tensor, job.placement = self._preprocess.prepare(job.frame.image, job.frame.region, _HERE)
+        job.launched_ns = self._clock.mono_ns()
+        self._infer_here(job)
 
     def _conclude(self, job: Job, outputs: Sequence[Tensor | Answer]) -> None:
         """Read what came, and hand the result on when its turn is there."""
@@ -330,6 +333,7 @@ class ElsewhereWorker(Worker):
         for ticket, away in list(self._away.items()):
             if away is job:
                 del self._away[ticket]
+        self._again = deque(one for one in self._again if one is not job)
         self._supersede(job)
 
     def _supersede(self, job: Job) -> None:
@@ -340,7 +344,7 @@ class ElsewhereWorker(Worker):
     def _abandon(self) -> None:
         """Nobody will land any more: what is left is given up, and the engine's thread ends."""
         left = {id(job): job for queue in self._queues.values() for job in queue.values()}
-        left |= {id(job): job for job in self._away.values()}
+        left |= {id(job): job for job in (*self._away.values(), *self._again)}
         with self._turns.ready:
             self._turns.ready.wait_for(lambda: self._here is None or self._here.done)
             if self._here is not None:
@@ -349,6 +353,7 @@ class ElsewhereWorker(Worker):
             self._turns.ready.notify_all()
         give_up(self._turns, list(left.values()))
         self._away, self._queues, self._held = {}, {}, {}
+        self._again.clear()
 
     def _infer_one(self, here: _Local) -> None:
         job, engine = here.job, self._engine_here

@@ -50,6 +50,8 @@ class Film:
         self._writer: Any = None
         self._size = (0, 0)
         self._ended = False
+        self.shortfall: str | None = None
+        """Why pictures are not in it, in words; None while all are."""
         self._checked_ns = clock.mono_ns()
         self._timeline = Timeline(_FALLBACK_FPS)
         self._waiting: Image | None = None
@@ -88,7 +90,8 @@ class Film:
         self._writer = open_writer(self._cv2, self._path, self._codec, fps, self._size)
         if not self._writer.isOpened():
             self._ended = True
-            _log.error("%s: the film cannot be written; the run goes on without it", self._path)
+            self.shortfall = f"{self._path}: the film cannot be written"
+            _log.error("%s; the run goes on without it", self.shortfall)
             return
         _log.info("%s: %d×%d at %.2f frames/s", self._path, *self._size, fps)
         self._timeline = Timeline(fps)
@@ -113,7 +116,8 @@ class Film:
         if not self._ended and now_ns - self._checked_ns >= _CHECK_EVERY_NS:
             self._checked_ns = now_ns
             if shutil.disk_usage(self._path.parent).free < _FREE_BYTES:
-                _log.error("%s: the disk is full; the film ends here, the run goes on", self._path)
+                self.shortfall = f"{self._path}: the disk is full; the film ends here"
+                _log.error("%s, the run goes on", self.shortfall)
                 self._end()
         if not self._ended:
             self._writer.write(picture)

@@ -92,6 +92,14 @@ class LineWriter:
         self._lose()
         return False
 
+    @property
+    def shortfall(self) -> str | None:
+        """What is missing at the other end and why, in words; None where all is there, or its reader has gone."""
+        missing = self.lost + bool(self._pending)
+        if self.broken or not missing:
+            return None
+        return f"{missing} line{'s were' if missing > 1 else ' was'} not written to {self._name}: {self._why}"
+
     def flush(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` for the reader to take the rest of a line that was cut short."""
         if self._fd is not None and not self.broken:
@@ -190,6 +198,11 @@ class JsonlSink:
     def lost(self) -> int:
         """Results that could not be written."""
         return self._lines.lost
+
+    @property
+    def shortfall(self) -> str | None:
+        """How many results are not in the file and why; None where all are."""
+        return self._lines.shortfall
 
     def publish(self, publication: Publication) -> None:
         self._lines.write(encode_result(publication, self._device), lossless=not publication.result.max_age_ns)

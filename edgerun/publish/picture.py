@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _LOG_EVERY_NS = 60_000_000_000
 _JPEG_QUALITY = 90
+_PROBE_BYTES = 64 << 10
+"""A film that has no room for so much is not begun."""
 
 
 class PictureSink:
@@ -78,6 +80,11 @@ class PictureSink:
             _check_codec(cv2, Path(options.save), options.codec)
         if options.snapshot is not None:
             _check_target(Path(options.snapshot), (".jpg", ".jpeg"))
+
+    @property
+    def shortfall(self) -> str | None:
+        """Which films are not whole and why; None where all are."""
+        return "; ".join(film.shortfall for film in self._films.values() if film.shortfall is not None) or None
 
     def publish(self, publication: Publication) -> None:
         result = publication.result
@@ -209,6 +216,11 @@ def _check_target(path: Path, suffixes: tuple[str, ...]) -> None:
 def _check_codec(cv2: Any, path: Path, codec: str) -> None:
     """Raises `ConfigError` when this OpenCV cannot write a film with `codec` there."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        try:  # on a full disk OpenCV says no more than that it did not open
+            (Path(folder) / "room").write_bytes(bytes(_PROBE_BYTES))
+        except OSError as error:
+            what, remedy = "cannot write a picture or film there", "make room, or choose another place"
+            raise ConfigError(what, where=path, got=error.strerror, remedy=remedy) from error
         writer = open_writer(cv2, Path(folder) / "probe.mp4", codec, 10.0, (64, 64))
         opened = writer.isOpened()
         writer.release()

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from edgerun.errors import ConfigError, MissingError
+from edgerun.secret import mask
 from edgerun.setup import toml_text
-from edgerun.validate import mask, show
+from edgerun.validate import show
 
 _HEAD = "# Made from a config of Frigate by edgerun import-frigate. Look through it: edgerun check --config FILE\n"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

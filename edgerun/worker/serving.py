@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from edgerun import __version__
+from edgerun.app.opening import LoadedModel
 from edgerun.broker.connection import Connection
 from edgerun.broker.message import Message, check_topic
 from edgerun.broker.options import BrokerOptions
@@ -87,8 +88,24 @@ class Service:
 
     @property
     def capacity(self) -> float:
-        """Frames a second, as measured at the start."""
+        """Frames a second, as measured when the model was opened."""
         return self._capacity
+
+    @property
+    def model(self) -> LoadedModel:
+        """What it serves with."""
+        return self._answerer.model
+
+    @property
+    def name(self) -> str:
+        """As answers and topics have it."""
+        return self._options.broker.client_id
+
+    def change(self, answerer: Answerer, capacity: float) -> None:
+        """Serve with this one from the next frame on: of the same name. By the thread that serves."""
+        self._answerer, self._capacity = answerer, capacity
+        for message in self._birth():
+            self._connection.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
 
     def stop(self) -> None:
         """Take no more; `run` answers what is in hand and returns. For signal handlers too."""
@@ -156,6 +173,8 @@ class Service:
         else:
             told = self._answerer.answer(request.payload, (self._clock.mono_ns() - request.came_ns) / 1e6)
             self._note(told)
+            if told.refusal is not None:  # it may come back here, and is to be told again
+                self._seen.pop((topic, request.correlation or b""), None)
             self._connection.publish(topic, encode(told), correlation=request.correlation)
         self._connection.ack(request)
 

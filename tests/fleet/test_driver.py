@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from edgerun.control.desk import Desk
 from edgerun.errors import ConfigError
 from edgerun.fleet import keeping
 from edgerun.fleet.driver import Driver
@@ -73,6 +74,25 @@ def test_a_bad_version_halts_it_and_is_taken_back(tmp_path: Path) -> None:
         mosquitto.wait_until(lambda: sum(bool(one.asked[1:]) for one in made.values()) == 3, what="all that have it")
     back = {name for name, one in made.items() if any(asked.get("back") for asked in one.asked)}
     assert back == {"d0", "d2", "d4"}, "those that have it, and no others"
+
+
+def test_who_has_not_begun_when_it_is_halted_is_taken_back_too(tmp_path: Path) -> None:
+    """Its command is still on the way: it says nothing of the rollout before that was halted."""
+    with mosquitto.broker() as broker, devices(broker, {"d0": GOOD, "d1": BAD}) as made:
+        late, begins = made["d0"], threading.Event()
+        install = late._install
+
+        def begin(arguments: Mapping[str, Any]) -> dict[str, Any]:
+            begins.set()
+            mosquitto.wait_until(lambda: '"halted"' in (tmp_path / "r.json").read_text(), 30, "the halt")
+            return install(arguments)
+
+        late.desk = Desk({"model/install": begin, "model/rollback": late._rollback})
+        ended = roll(broker, tmp_path / "r.json", (1.0,), take_back=True)
+        assert begins.is_set()
+    assert ended.state == "halted"
+    assert [bool(one.get("back")) for one in late.asked] == [False, True]
+    assert not any(one.get("back") for one in made["d1"].asked), "it went back by itself"
 
 
 def test_devices_that_refuse_halt_it_with_what_they_say(tmp_path: Path) -> None:

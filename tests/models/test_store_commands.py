@@ -121,6 +121,24 @@ def test_a_bare_file_is_wrapped_and_said_to_be_unsigned(device: Device, tmp_path
     assert device.ok("inspect", device.store / "net" / "2.5")["path"].endswith("net/2.5")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("page.tflite", b"<html>not found</html>", "page.tflite: not a model of the format that its name says"),
+        ("page.onnx", b"<html>not found</html>", "page.onnx: not a model of the format that its name says"),
+        ("none.tflite", b"", "none.tflite: not a model; expected 1 to"),
+    ],
+)
+def test_a_file_that_is_no_model_does_not_get_in(
+    device: Device, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    told = device.refused("add", name, *device.here())
+    assert said in told
+    assert ".staging" not in told
+    assert device.ok("list", *device.here())["models"] == []
+
+
 def test_what_is_asked_for_wrongly(device: Device, tmp_path: Path) -> None:
     path = zipped(tmp_path, "1")
     for words, said in (

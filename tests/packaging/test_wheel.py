@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def copied(folder: Path) -> Path:
     """What a checkout has that goes into the wheel, with other times and permissions."""
-    for name in ("edgerun", "models", "systemd"):
+    for name in ("edgerun", "models", "systemd", "docs"):
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), copy_function=shutil.copy
         )
@@ -50,6 +50,7 @@ def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
     assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
     assert first.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(first).namelist()
-    for part in ("_bundled/ssd-mobilenet-v2-oid/manifest.json", "_systemd/edgerun.service", "web/static/", "daemon.py"):
+    parts = ("_bundled/ssd-mobilenet-v2-oid/manifest.json", "_systemd/edgerun.service", "_docs/config.md")
+    for part in (*parts, "web/static/", "daemon.py"):
         assert any(name.startswith(f"edgerun/{part}") for name in names), part
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]

@@ -205,6 +205,15 @@ def tiny_disk(make_disk: Callable[[str], Path]) -> Path:
     return make_disk("12m")
 
 
+def test_a_film_is_not_begun_on_a_full_disk(make_disk: Callable[[str], Path]) -> None:
+    disk = make_disk("16k")
+    with pytest.raises(
+        ConfigError, match=r"out\.mp4: cannot write a picture or film there; got No space left on device"
+    ):
+        make(save=disk / "out.mp4")
+    assert not list(disk.iterdir())
+
+
 def test_a_full_disk_ends_the_film_playable_and_costs_snapshots(
     tiny_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from edgerun.setup import detect, toml_text
 from tests import terminal
+from tests.real_models import ROOT
 
 INIT = [sys.executable, "-m", "edgerun", "init"]
 
@@ -44,6 +46,15 @@ def test_with_nothing_it_is_the_demo_and_checks(tmp_path: Path) -> None:
     assert made["streams"]["main"]["loop"] is True
     check = [sys.executable, "-m", "edgerun", "check", "--config", str(tmp_path / "edgerun.toml")]
     assert subprocess.run(check, capture_output=True).returncode == 0
+
+
+def test_a_model_of_the_store_does_not_hide_the_clip(tmp_path: Path) -> None:
+    """A newer version of the bundled detector in the store has no clip beside it."""
+    there = {**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")}
+    edgerun, detector = [sys.executable, "-m", "edgerun"], ROOT / "models/ssd-mobilenet-v2-oid"
+    for words in (["models", "add", str(detector)], ["init", "--yes"], ["demo", "--frames", "1", "--no-page"]):
+        done = subprocess.run([*edgerun, *words], capture_output=True, text=True, cwd=tmp_path, env=there)
+        assert done.returncode == 0, done.stderr
 
 
 def test_what_is_said_counts_and_nothing_is_replaced_unasked(tmp_path: Path) -> None:

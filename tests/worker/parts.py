@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,12 +32,14 @@ QUICK = {"reconnect_max_s": 0.2, "will_delay_s": 0, "connect_timeout_s": 2.0}
 class Process:
     """`python -m edgerun …`, what it says kept line by line."""
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, **env: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "edgerun", *map(str, args)],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, **env},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
@@ -75,8 +78,8 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(*args: object) -> Iterator[Process]:
-    made = Process(*args)
+def process(*args: object, **env: str) -> Iterator[Process]:
+    made = Process(*args, **env)
     try:
         yield made
     finally:

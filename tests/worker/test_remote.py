@@ -243,9 +243,47 @@ def test_without_a_link_nobody_is_there_and_it_comes_back() -> None:
             assert not site.remote.absent
 
 
+def test_whom_nobody_can_serve_is_told_long_before_its_deadline(broker: mosquitto.Broker, site: Site) -> None:
+    def refuse(worker: Hand, request: Incoming) -> None:
+        worker.tell(request, Told(worker.name, "", refusal=Refusal("version", "this worker runs another model")))
+        worker.connection.ack(request)
+
+    with hand(broker.url, "w1", refuse) as other:
+        for _ in range(3):
+            landing = site.lands(site.send(10**12))
+            assert (landing.reason, landing.text) == (LOST, "w1: this worker runs another model")
+        assert site.remote.absent == "w1: this worker runs another model"
+        assert len(other.requests) == 24, "each of them eight times"
+
+
+def test_what_is_recalled_lands_at_once_and_its_answer_is_nobodys(broker: mosquitto.Broker, site: Site) -> None:
+    with hand(broker.url, "w1", silent) as worker:
+        ticket = site.send(10**12)
+        wait_until(lambda: worker.requests)
+        site.remote.recall()
+        assert site.lands(ticket).reason == LOST
+        assert (site.remote.in_flight, site.remote.has_room) == (0, True)
+        worker.answer(worker.requests[0])
+        wait_until(lambda: site.remote.counts["stray"])
+    assert len(site.landings) == 1
+
+
+def test_who_follows_knows_what_was_known(broker: mosquitto.Broker, site: Site) -> None:
+    assert site.lands(site.send(1_200_000_000)).reason == LOST
+    known = site.remote.close()
+    assert known.absent == "no worker answers"
+    topic = work_topic("edgerun", NAME, device="dock-7")
+    site.remote = Remote(site.connection, CLOCK, topic, "edgerun/dock-7/_answers", 4, site.landed.set, known)
+    site.landings.clear()  # tickets begin anew
+    assert site.remote.absent == "no worker answers"
+    with hand(broker.url, "w1", answer):
+        assert site.lands(site.send()).told is not None
+    assert not site.remote.absent
+
+
 def test_a_hurry_leaves_a_second(site: Site) -> None:
     ticket = site.send()
-    site.remote.hurry()
+    site.remote.hurry(10**9)
     assert site.lands(ticket).reason == LOST
 
 
