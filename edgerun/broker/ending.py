@@ -95,7 +95,7 @@ def _tls_remedy(address: Address) -> str:
 
 def no_connack(options: BrokerOptions, address: Address) -> Ending:
     """From waiting for the CONNACK in vain."""
-    tls = "without TLS" if not address.tls else "with TLS"
+    tls = "with TLS" if address.tls else f"without TLS (for one with TLS: {_scheme(address, tls=True)}://{address})"
     return Ending(
         Cause.SILENT,
         BrokerError(

@@ -261,6 +261,13 @@ def _check_mqtt(mqtt: dict[str, Any], report: Report) -> None:
             made = report.hooks[Path](path, join("mqtt", key), report)
             if not os.path.isfile(made):
                 report.add(join("mqtt", key), "no such file", expected="a PEM file", got=str(made))
+    more = mqtt.get("more_urls")
+    for one in more if isinstance(more, list) else ():
+        if isinstance(one, str) and split_credentials(one)[0] != one:
+            report.add(
+                join("mqtt", "more_urls"), "with a user of its own", expected="brokers that take the user of url",
+                got=show(one), remedy="leave user and password out",
+            )  # fmt: skip
     url = mqtt.get("url")
     if isinstance(url, str) and url.startswith(("mqtt://", "ws://")):
         for key in (*_TLS_KEYS, "insecure"):

@@ -111,7 +111,8 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=1, le=100)], Meta(description="QoS 1 messages on the way without their acknowledgement.")
     ] = 20
     more_urls: Annotated[
-        tuple[Url, ...], Meta(description="Brokers that stand in, in this order, while `url` cannot be reached.")
+        tuple[Url, ...],
+        Meta(description="Brokers that stand in, in this order, while `url` cannot be reached; user and password are its."),
     ] = ()
     spool: Annotated[SpoolConfig, Meta(description="A table, see below.")] = msgspec.field(default_factory=SpoolConfig)
     home_assistant: Annotated[

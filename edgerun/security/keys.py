@@ -152,6 +152,9 @@ def read_private(path: Path, passphrase: str | None = None) -> PrivateKey:
             content = file.read(_MAX_PRIVATE_BYTES + 1)
     except OSError as error:
         raise ConfigError("the private key cannot be read", where=path, got=error.strerror or str(error)) from error
+    if content.startswith(KIND.encode()):
+        remedy = f"name {path.with_suffix('')}" if path.suffix == ".pub" else "name the file beside it, without .pub"
+        raise ConfigError("this is the public key", where=path, expected="the private one", remedy=remedy)
     if stat.S_ISREG(mode) and mode & 0o077:
         raise ConfigError(
             "other users can reach the private key",

@@ -110,8 +110,11 @@ def test_only_the_device_and_the_prefix_asked_for() -> None:
             publish(broker, topic, b"offline")
         one = once("--broker", broker.url, "--once", "--json", "--device", "b")
         other = once("--broker", broker.url, "--once", "--json", "--prefix", "site/7")
+        none = once("--broker", broker.url, "--once", "--json", "--device", "nosuch")
     assert list(json.loads(one.stdout)["devices"]) == ["b"]
     assert list(json.loads(other.stdout)["devices"]) == ["c"]
+    assert (none.returncode, json.loads(none.stdout)["devices"]) == (1, {})
+    assert "nothing is known of this device" in none.stderr
 
 
 def test_old_brokers_and_passwords_work_too() -> None:

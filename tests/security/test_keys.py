@@ -106,6 +106,12 @@ def test_a_private_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
         read_private(tmp_path / "r.key")
 
 
+def test_the_public_key_is_not_taken_for_the_private_one(tmp_path: Path) -> None:
+    write_pair(generate(), tmp_path / "r.key")
+    with pytest.raises(ConfigError, match=r"this is the public key; expected the private one. Name .*/r.key$"):
+        read_private(tmp_path / "r.key.pub")
+
+
 def test_openssl_reads_the_key_and_checks_the_signature(tmp_path: Path) -> None:
     write_pair(generate(), tmp_path / "r.key")
     (tmp_path / "message").write_bytes(b"manifest")
