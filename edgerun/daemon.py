@@ -125,7 +125,7 @@ class _Turn:
             raise hung
         summary = self._app.summary()
         self._complain_if_nothing_came(summary)
-        if (self._has_ended or self._time_is_up) and (incomplete := self._app.shortfalls()):
+        if incomplete := self._app.shortfalls(ended=self._has_ended or self._time_is_up):
             summary["incomplete"] = incomplete
         return summary
 

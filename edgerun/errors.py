@@ -30,6 +30,20 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:
     return f'did you mean "{candidates[close[0]]}"?' if close else None
 
 
+_LONGEST_WORD = 300
+"""Of a message: what is longer, such as a path that somebody pasted a file into, hides what is said about it."""
+
+
+def _shortened(text: str) -> str:
+    """`text` with the middle of words taken out that nobody reads."""
+    if len(text) <= _LONGEST_WORD:
+        return text
+    import re  # only those whose mistake is so long pay for it
+
+    half = _LONGEST_WORD // 2
+    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: f"{word[0][:half]}…{word[0][-half:]}", text)
+
+
 _COMMANDS = ("pip ", "apt-get ", "edgerun ")
 """A remedy that begins so is to be typed as it stands."""
 
@@ -65,7 +79,7 @@ class EdgerunError(Exception):
         if self.remedy:
             command = self.remedy.startswith(_COMMANDS)
             text += f". {self.remedy if command else self.remedy[0].upper() + self.remedy[1:]}"
-        return text
+        return _shortened(text)
 
 
 class ConfigError(EdgerunError, ValueError):

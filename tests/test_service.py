@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgerun.device.machine import Machine
 from edgerun.errors import ConfigError, DeviceError, MissingError
 from edgerun.service import plan as plans
 from edgerun.service import systemd
-from edgerun.service.install import install, uninstall
+from edgerun.service.install import check_access, install, uninstall
 from edgerun.service.placing import Place, edited, marked
 from edgerun.service.plan import Plan, quoted
 from edgerun.service.units import File, compose, originals
@@ -297,6 +298,17 @@ def test_a_path_that_the_user_cannot_reach_is_named(tmp_path: Path) -> None:
     (tmp_path / "srv/x/config.toml").chmod(0o600)
     assert plans.closed_to(machine, "pi", "/srv/x/config.toml") == "/srv/x/config.toml"
     assert plans.closed_to(machine, "edgerun", "/srv/nowhere") is None
+
+
+def test_what_is_to_be_done_for_a_user_who_is_not_there_yet_can_be_done(tmp_path: Path) -> None:
+    machine = tree(tmp_path, {"etc/passwd": "pi:x:4242:4242::/:/bin/sh\n", "etc/group": "", "srv/config.toml": ""})
+    for place, mode in ((tmp_path, 0o755), (tmp_path / "srv", 0o755), (tmp_path / "srv/config.toml", 0o640)):
+        place.chmod(mode)
+    opened = "chgrp {0} /srv/config.toml; chmod g+rX /srv/config.toml`"
+    for user, first in (("pi", ""), ("edgerun", "useradd --system --user-group --shell /usr/sbin/nologin edgerun; ")):
+        plan = Plan(("/nowhere",), "/srv/config.toml", user=user, group=user)
+        with pytest.raises(ConfigError, match=re.escape(f"`{first}{opened.format(user)}")):
+            check_access(plan, machine, Path("/srv/config.toml"))
 
 
 @pytest.mark.parametrize("name", ["", "Yard", "a/b", "../x", "a b", "é", "-x", "x" * 65, "a%n"])

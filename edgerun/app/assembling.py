@@ -44,7 +44,7 @@ from edgerun.telemetry.ledger import Ledger
 from edgerun.telemetry.phase import phase_s
 from edgerun.telemetry.reporter import Reporter
 from edgerun.telemetry.states import StateKeeper
-from edgerun.telemetry.trace import Trace
+from edgerun.telemetry.trace import Trace, check_target
 from edgerun.types import EngineInfo
 
 if TYPE_CHECKING:  # MQTT and TLS cost 30 ms and 6 MiB that a run without a broker need not pay
@@ -118,6 +118,9 @@ class Assembly:
         self._followers: Followers | None = None
         self._opened = ExitStack()
         self._trace = Trace(config.device.id, clock)
+        self._untraced: list[str] = []
+        if options.trace is not None:
+            check_target(options.trace)
         try:
             for name, model in models_to_load(config):
                 on_loading(_LOAD_S * (1 + len(model.accelerators)), f"loading model {name}")

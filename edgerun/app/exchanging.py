@@ -90,7 +90,8 @@ class Exchange:
             leaving = [before_streams[name] for name in (*difference.removed, *difference.renewed)]
             stuck = pipeline.remove([one.capture for one in leaving], _DRAIN_S)
             if stuck:
-                _log.warning("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
+                told = "still held by a driver, or by a large folder; given up, no frame is lost with it"
+                _log.warning("%s: %s", ", ".join(stuck), told)
             for name in difference.renewed:
                 _follow(prepared.streams[name], before_streams[name])
             now.models |= {name: prepared.opened[name] for name in prepared.opened if name not in before_models}

@@ -16,7 +16,7 @@ from edgerun.app.measures import SlowedAges, measured, policy_of, unmeasured, wi
 from edgerun.clock import Clock
 from edgerun.config.governing import GovernedConfig, GovernorConfig, SensorsConfig
 from edgerun.device import objective
-from edgerun.device.energy import EnergyMeter, PowerModel, by_stream, power_picture
+from edgerun.device.energy import EnergyMeter, PowerModel, by_stream, power_picture, unknown_rail
 from edgerun.device.evidence import thermal_picture, throttling
 from edgerun.device.governor import State, mistakes, step
 from edgerun.device.ladder import Rung, build_ladder, stricter
@@ -56,6 +56,13 @@ class News(msgspec.Struct, frozen=True):
 Tell = Callable[[News | ThreadDied], None]
 
 
+def check_root(sensors: SensorsConfig) -> None:
+    """Raises `ConfigError` where `sensors.root` is not there."""
+    if not sensors.root.is_dir():
+        expected = "a folder that holds sys and proc"
+        raise ConfigError("no such folder", where="sensors.root", expected=expected, got=str(sensors.root))
+
+
 def make_sampler(sensors: SensorsConfig, clock: Clock) -> Sampler:
     """What reads this machine's sensors, or those below `sensors.root`."""
     options = SensorOptions(folders=sensors.folders, vcgencmd=sensors.vcgencmd)
@@ -77,6 +84,7 @@ def open_governing(
 
     `keep` keeps what others have, whenever that is done.
     """
+    check_root(config.sensors)
     folder = state_folder()
     meter = make_meter(config.sensors, EnergyFile(folder).read())
     sampler = make_sampler(config.sensors, clock)
@@ -261,6 +269,9 @@ class Governing:
                 "edgerun doctor shows what there is",
                 ", ".join(lacking),
             )
+        rail = self._sensors.rail
+        if self._looks == _LOOKS_TO_MEASURE and rail is not None and (text := unknown_rail(rail, values)) is not None:
+            _log.warning("%s", text)
         seen = {str(name): value for name, value in known.items()}
         self._state = step(self._policy, len(self._ladder), self._state, seen, now_ns)
         self._look_at_ages(now_ns)

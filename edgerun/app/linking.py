@@ -25,7 +25,13 @@ def open_link(
     key: SealingKey | None = None,
 ) -> tuple[Connection, Spool]:
     """The connection of `device`, not started, and the spool that it takes its messages from, sealed with `key`."""
-    options = BrokerOptions(
+    spool = _open_spool(mqtt.spool, device, run_id, clock, key)
+    return Connection(broker_options(mqtt, device), clock, birth=birth, outgoing=spool), spool
+
+
+def broker_options(mqtt: MqttConfig, device: str) -> BrokerOptions:
+    """`[mqtt]` as the connection of `device` takes it."""
+    return BrokerOptions(
         url=mqtt.url,
         client_id=device,
         username=mqtt.username,
@@ -39,8 +45,6 @@ def open_link(
         inflight_max=mqtt.inflight_max,
         more_urls=tuple(map(reveal, mqtt.more_urls)),
     )
-    spool = _open_spool(mqtt.spool, device, run_id, clock, key)
-    return Connection(options, clock, birth=birth, outgoing=spool), spool
 
 
 def _open_spool(wanted: SpoolConfig, device: str, run_id: str, clock: Clock, key: SealingKey | None) -> Spool:

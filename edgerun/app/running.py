@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgerun.app.assembling import Assembly
 from edgerun.app.reloading import Done
 from edgerun.device.load import process_started_ns
+from edgerun.errors import DeviceError
 from edgerun.notify import status_line
 from edgerun.pipeline.pulse import BEAT_S
 from edgerun.telemetry import payload
@@ -77,12 +78,17 @@ class App(Assembly):
         try:
             stuck = self.pipeline.stop(limit_s * 0.7)
             if stuck:
-                _log.warning("%s: still held by a driver; given up, no frame is lost with it", ", ".join(stuck))
+                told = "still held by a driver, or by a large folder; given up, no frame is lost with it"
+                _log.warning("%s: %s", ", ".join(stuck), told)
         finally:
             self._reloading.close(_RELOAD_END_S)
             self._ended = self._ledger.run()
             if self._options.trace is not None:
-                self._trace.write(self._options.trace)
+                try:
+                    self._trace.write(self._options.trace)
+                except DeviceError as error:
+                    _log.error("%s", error)
+                    self._untraced = [str(error)]
             self._forget_what_is_held(self.pipeline.held)
             broker = self._broker
             if broker is not None:
@@ -171,11 +177,12 @@ class App(Assembly):
             else {"acked": sent.acked, "waiting": sent.waiting + sent.in_flight, "dropped": dict(sent.dropped)},
         )
 
-    def shortfalls(self) -> list[str]:
-        """Of the work of a run that had a beginning and an end, what is not there: a sentence each, without full stop.
-
-        A stream of whose frames not one could be used, lines and films that could not be written.
+    def shortfalls(self, *, ended: bool) -> list[str]:
+        """What of the run's work is not there, a sentence each: a trace that could not be written; of a run that has
+        `ended` by itself also streams of whose frames not one could be used, and lines and films that are not whole.
         """
+        if not ended:
+            return self._untraced
         _, streams = self._ended if self._ended is not None else self._ledger.run()
         told = [
             f"stream {name}: not one of {one['grabbed']} frames could be used: "
@@ -183,7 +190,8 @@ class App(Assembly):
             for name, one in streams.items()
             if one["grabbed"] and one["failed"] == one["grabbed"]
         ]
-        return told + [text for sink in self._sinks if (text := getattr(sink, "shortfall", None)) is not None]
+        unwritten = (getattr(sink, "shortfall", None) for sink in self._sinks)
+        return [*self._untraced, *told, *(text for text in unwritten if text is not None)]
 
     def _forget_what_is_held(self, threads: Sequence[str]) -> None:
         """What a thread that would not end still works with is neither flushed nor closed under its hands."""

@@ -72,8 +72,11 @@ class Saying:
         """Log and publish that an engine runs on another accelerator now, or on none."""
         recovered = notice.event == "recovered"
         level = logging.INFO if recovered else logging.WARNING
-        _log.log(level, "model %s %s: %s (now on %s)", notice.model, notice.event, notice.reason, notice.accelerator)
-        self.journal(notice.event, f"{notice.model} on {notice.accelerator}: {notice.reason}", None)
+        lost = notice.event == "lost"
+        now = "nothing takes its place" if lost else f"now on {notice.accelerator}"
+        _log.log(level, "model %s %s: %s (%s)", notice.model, notice.event, notice.reason, now)
+        where = notice.model if lost else f"{notice.model} on {notice.accelerator}"
+        self.journal(notice.event, f"{where}: {notice.reason}", None)
         for name, stream in self._config.streams.items():
             if notice.model in stream.models:
                 why = self._why_degraded(name)

@@ -18,6 +18,7 @@ from edgerun.config.source import check_path, check_url
 from edgerun.errors import ConfigError, EdgerunError, ModelError, SourceError
 from edgerun.infer import open_engine
 from edgerun.models import Bundle, complete, find_bundled, load
+from edgerun.models.finding import model_path
 from edgerun.ports import Engine, EngineContext, Source, SourceContext
 from edgerun.preprocess import PicturePreprocess
 from edgerun.registry import resolve
@@ -177,12 +178,6 @@ class OpenSubject:
         singles = [preprocess.prepare(picture)[0].copy() for picture in pictures]
         order = [[singles[(first + row) % len(singles)] for row in range(rows)] for first in range(len(singles))]
         return [[np.concatenate(row_tensors)] for row_tensors in order]
-
-
-def model_path(name: str) -> Path:
-    """The file, folder or bundled model that `name` means; a path that exists goes before a bundled name."""
-    path = Path(name)
-    return path if path.exists() else find_bundled(name) or path
 
 
 def single(spec: TensorSpec) -> TensorSpec:

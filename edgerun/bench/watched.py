@@ -233,9 +233,10 @@ def read_pss_mib(root: Path = Path("/")) -> float | None:
 
 def _build(job: LiveJob, sink: StampSink) -> tuple[NoticeBoard, App]:
     from edgerun.app import App
-    from edgerun.bench.subject import Subject, model_path
+    from edgerun.bench.subject import Subject
     from edgerun.clock import SystemClock
     from edgerun.config import Config, ModelConfig, RunOptions, SourceConfig, StreamConfig
+    from edgerun.models.finding import model_path
     from edgerun.pipeline.notice import NoticeBoard
     from edgerun.registry import resolve
 

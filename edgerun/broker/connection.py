@@ -21,7 +21,7 @@ from edgerun.broker.outgoing import Outgoing
 from edgerun.broker.reconnect import MQTT_5, Route
 from edgerun.broker.session import Session
 from edgerun.broker.stats import ConnectionStats
-from edgerun.broker.tls import tls_context
+from edgerun.broker.tls import tls_context, uses_tls
 from edgerun.clock import Clock
 from edgerun.errors import BrokerError, ConfigError, StageError
 from edgerun.ports import Incoming
@@ -108,7 +108,7 @@ class Connection:
         Raises `MissingError` without paho, `ConfigError` when a certificate or the password cannot be read.
         """
         load_paho()
-        if any(address.tls for address in self._options.addresses):
+        if uses_tls(self._options):
             tls_context(self._options)
         if self._options.password is not None:
             self._options.password.reveal()

@@ -19,6 +19,11 @@ class ClientContext(ssl.SSLContext):
         return self.wrapped
 
 
+def uses_tls(options: BrokerOptions) -> bool:
+    """Whether any of its brokers is asked for TLS."""
+    return any(address.tls for address in options.addresses)
+
+
 def tls_context(options: BrokerOptions) -> ClientContext:
     """TLS 1.2 or newer, the broker verified against `ca_file` or the system's certificates. Raises `ConfigError`.
 

@@ -38,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `size` (width, height), `fps` and `fourcc` (`MJPG`, `YUYV`) are wishes: what the camera gives instead is logged.
     """
 
-    device: str | int = "/dev/video0"
+    device: Annotated[str, msgspec.Meta(min_length=1)] | Annotated[int, msgspec.Meta(ge=0)] = "/dev/video0"
     size: tuple[Annotated[int, msgspec.Meta(gt=0)], Annotated[int, msgspec.Meta(gt=0)]] | None = None
     fps: Annotated[float, msgspec.Meta(gt=0)] | None = None
     fourcc: Annotated[str, msgspec.Meta(min_length=4, max_length=4, pattern="^[ -~]*$")] | None = None

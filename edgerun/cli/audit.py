@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     show.add_argument("--last", metavar="N", type=int, default=50, help="so many of the newest (50); 0: all")
     verify = actions.add_parser(
-        "verify", help="look whether it was changed", description="Whether the chain is whole. Exit code 1: it is not; 4: there is none.",
+        "verify", help="look whether it was changed",
+        description="Whether the chain is whole. Exit code 1: it is not; 4: there is none.",
         epilog=f"example:\n  {EXAMPLES[2]}",
     )  # fmt: skip
     verify.add_argument("--head", metavar="HASH", help="the hash that the device published: its record must be there")

@@ -31,6 +31,13 @@ EXAMPLES = (
     "edgerun batch /shared/day --model /shared/detector -o /shared/results --cluster tcp://scheduler:8786",
 )
 
+_FLAGS = {
+    "models.main.path": "--model",
+    "models.main.threads": "--threads",
+    "models.main.decoder": "--decoder",
+    "models.main.labels": "--labels",
+    "streams.main.threshold": "--threshold",
+}
 _FATES = ("published", "skipped", "superseded", "expired", "gated", "limited", "failed")
 
 
@@ -53,12 +60,13 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up(verbose=args.verbose, quiet=True)
     from edgerun.batch import plan
     from edgerun.models import load
+    from edgerun.models.finding import model_path
 
     workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0))
     if not 1 <= workers <= 1024:
         raise ConfigError("not a number of processes", where="--workers", expected="1 to 1024", got=workers)
     files = plan.find(args.files)
-    model = flags.find_model(args.model) or Path(args.model).resolve()
+    model = flags.find_model(args.model) or model_path(args.model).resolve()
     out = Path(args.output).resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +93,8 @@ def _config(args: argparse.Namespace, model: Path) -> str:
     stream: dict[str, Any] = {"model": "main", "threshold": args.threshold}
     tables = {"models": {"main": engine}, "streams": {"main": stream}}
     raw = {room: {"main": {k: v for k, v in table["main"].items() if v is not None}} for room, table in tables.items()}
-    build({**raw, "streams": {"main": {**raw["streams"]["main"], "source": "synthetic"}}}, flags.options_of)
+    tried = {**raw, "streams": {"main": {**raw["streams"]["main"], "source": "synthetic"}}}
+    build(tried, flags.options_of, where=lambda place: flags.flag_of(_FLAGS, place) or place)
     return "\n".join(toml_text.table([room, "main"], table["main"]) for room, table in raw.items())
 
 

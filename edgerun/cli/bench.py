@@ -252,8 +252,11 @@ def _live(args: argparse.Namespace) -> int:
 
 def _live_jobs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """(model, how it is run) of each pipeline run: of the flags, or of every model that the config's streams use."""
+    from edgerun.models.finding import model_path
+
     if args.config is None:
         threads = args.threads[0] if args.threads else 1
+        model_path(args.model)  # what is not there is told before any process is started
         return [(args.model, {"threads": threads, "streams": args.streams, "key": _key(flags.model_key(args))})]
     config = load(Path(args.config), flags.options_of, flags.find_model)
     jobs = []

@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from edgerun.errors import ConfigError, did_you_mean
 from edgerun.secret import KINDS, Kind, Secret, mask
+from edgerun.validate import show
 
 if TYPE_CHECKING:
     from edgerun.broker.options import BrokerOptions
@@ -46,10 +48,7 @@ def read_options(args: argparse.Namespace, client_id: str) -> BrokerOptions:
 
     url, username, plain = split_credentials(args.broker)
     for flag, parse, value in (("--broker", broker_url, url), ("--prefix", topic_prefix, args.prefix)):
-        try:
-            parse(value)
-        except ValueError as error:
-            raise ConfigError("not usable", where=flag, got=f"{mask(value)!r}: {error}") from None
+        _check(flag, parse, value)
     for flag, one, other in (("--username", username, args.username), ("--password", plain, args.password)):
         if one and other is not None:
             raise ConfigError("given twice", where=flag, expected="it in the URL or as a flag, not both")
@@ -75,6 +74,21 @@ def read_options(args: argparse.Namespace, client_id: str) -> BrokerOptions:
         cert_file=files.get("cert_file"),
         key_file=files.get("key_file"),
     )
+
+
+def check_url(given: str) -> None:
+    """Raises `ConfigError`, which never has a password in it, for what `--broker` cannot be."""
+    from edgerun.config.build import split_credentials
+    from edgerun.config.mqtt import broker_url
+
+    _check("--broker", broker_url, split_credentials(given)[0])
+
+
+def _check(flag: str, parse: Callable[[str], str], value: str) -> None:
+    try:
+        parse(value)
+    except ValueError as error:
+        raise ConfigError("not usable", where=flag, got=f"{show(mask(value))}: {error}") from None
 
 
 def _files(args: argparse.Namespace, url: str) -> dict[str, Path]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ def _warnings(config: Config) -> Iterator[str]:
             yield from secret.warnings()
             if (missing := _missing(secret)) is not None:
                 yield str(missing)
+    if config.sensors.rail is not None:
+        from edgerun.app.governing import make_sampler
+        from edgerun.clock import SystemClock
+        from edgerun.device.energy import unknown_rail
+
+        sampler = make_sampler(config.sensors, SystemClock())
+        if text := unknown_rail(config.sensors.rail, sampler.sample().values()):
+            yield text
+        sampler.close()
 
 
 def _tokens(config: Config) -> Iterator[Secret]:
@@ -127,19 +137,30 @@ def _missing(secret: Secret) -> ConfigError | None:
 
 
 def _unusable(config: Config) -> Iterator[EdgerunError]:
-    """What a start would refuse besides models: tokens and keys that are none, libraries that are not installed."""
+    """What a start would refuse besides models: tokens, keys and certificates that are none, a control socket where
+    none can be, libraries that are not installed.
+    """
+    from edgerun.app.governing import check_root
+    from edgerun.app.linking import broker_options
+    from edgerun.broker.tls import tls_context, uses_tls
+    from edgerun.control.local import check_path
     from edgerun.security.sealing import SealingKey
     from edgerun.security.tokens import Gate
 
     uses: list[tuple[Callable[[Secret], object], Secret]] = [(Gate.of, token) for token in _tokens(config)]
     if config.security.state_key is not None:
         uses.append((SealingKey.read, config.security.state_key))
-    for use, secret in uses:
-        if _missing(secret) is None:
-            try:
-                use(secret)
-            except EdgerunError as error:
-                yield error
+    asked: list[Callable[[], object]] = [partial(check_root, config.sensors)]
+    asked += [partial(use, secret) for use, secret in uses if _missing(secret) is None]
+    if config.security.socket is not None:
+        asked.append(partial(check_path, config.security.socket))
+    if config.mqtt is not None and uses_tls(options := broker_options(config.mqtt, config.device.id)):
+        asked.append(partial(tls_context, options))
+    for ask in asked:
+        try:
+            ask()
+        except EdgerunError as error:
+            yield error
     if config.metrics is not None:
         try:
             import prometheus_client  # noqa: F401

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgerun.cli import flags, logs, output
+from edgerun.cli import broker_flags, flags, logs, output
 from edgerun.cli.parser import add_common
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from edgerun.doctor.checks import CHECKS
     from edgerun.doctor.examine import Patient
 
+    if args.broker is not None:
+        broker_flags.check_url(args.broker)
     config = load(Path(args.config), flags.options_of, flags.find_model) if args.config is not None else None
     patient = Patient(Machine(), needs_of(config, args.broker), args.wx)
     if args.json:

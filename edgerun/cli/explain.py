@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model_config(args: argparse.Namespace) -> Any:
-    from edgerun.bench.subject import model_path
     from edgerun.config import ModelConfig
+    from edgerun.models.finding import model_path
 
     keys = ("engine", "accelerators", "threads", "decoder", "pixels", "size", "threshold")
     given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}

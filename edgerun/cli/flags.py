@@ -105,10 +105,9 @@ def options_of(room: str, kind: str) -> type[msgspec.Struct]:
 
 def find_model(name: str) -> Path | None:
     """Where the model called `name` or `name@version` is kept: in the store, else with edgerun; None: there is none."""
-    from edgerun.models.bundle import find_bundled
-    from edgerun.models.store import find_stored
+    from edgerun.models import finding
 
-    return find_stored(name) or find_bundled(name)
+    return finding.find_model(name)
 
 
 def add_model_key(parser: Any) -> None:
@@ -164,9 +163,14 @@ def read_flags(args: argparse.Namespace, device: Mapping[str, Any]) -> Config:
 
     def where(place: str) -> str:
         pattern = re.sub(r"^(models|streams)\.[^.]+", r"\1.*", place)
-        return next((flag for known, flag in flags.items() if re.match(re.escape(known) + r"(?![\w])", pattern)), place)
+        return flag_of(flags, pattern) or place
 
     return build(raw, options_of, where=where, find_model=find_model)
+
+
+def flag_of(flags: Mapping[str, str], place: str) -> str | None:
+    """The flag of `flags` (dotted path → flag) that stands for the key at `place` or for a table around it."""
+    return next((flag for known, flag in flags.items() if re.match(re.escape(known) + r"(?![\w])", place)), None)
 
 
 def read_options(args: argparse.Namespace) -> RunOptions:

@@ -5,11 +5,14 @@ What has no counterpart is told on standard error, key by key."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgerun.cli import flags, logs, output
 from edgerun.cli.parser import add_common
-from edgerun.errors import ConfigError, EdgerunError
+from edgerun.cli.writing import write_text
+from edgerun.errors import ConfigError
 
 EXAMPLES = (
     "edgerun import-frigate /config/config.yml -o edgerun.toml",
@@ -33,16 +36,20 @@ def run(args: argparse.Namespace) -> int:
     """Convert. Raises `EdgerunError`."""
     logs.set_up(verbose=args.verbose, quiet=True)
     from edgerun.models import load, read_labels
+    from edgerun.models.finding import model_path
     from edgerun.setup import frigate
 
     target = Path(args.output) if args.output is not None else None
     if target is not None and target.exists() and not args.force:
         raise ConfigError("there is such a file", where=str(target), remedy="add --force to replace it")
-    raw = frigate.parse(_read(Path(args.file)))
-    path = flags.find_model(args.model) or Path(args.model)
+    content = _read(Path(args.file))
+    with _named(args.file):
+        raw = frigate.parse(content)
+    path = flags.find_model(args.model) or model_path(args.model)
     bundle = load(path)
     labels = bundle.labels or (read_labels(path / "labels.txt") if (path / "labels.txt").is_file() else ())
-    made = frigate.convert(raw, args.model, labels)
+    with _named(args.file):
+        made = frigate.convert(raw, args.model, labels)
     if args.json:
         left = [{"key": key, "why": why} for key, why in made.left_out]
         output.say_json({"v": 1, "config": made.text, "left_out": left})
@@ -52,12 +59,19 @@ def run(args: argparse.Namespace) -> int:
     if target is None:
         output.say(made.text.rstrip("\n"))
         return 0
-    try:
-        target.write_text(made.text, encoding="utf-8")
-    except OSError as error:
-        raise EdgerunError("cannot be written", where=str(target), got=error.strerror or error) from error
+    write_text(target, made.text)
     output.say(f"{target} is written; look through it, then: edgerun check --config {target}")
     return 0
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """What is wrong in the file is told with its name."""
+    try:
+        yield
+    except ConfigError as error:
+        error.where = file if error.where is None else f"{file}: {error.where}"
+        raise
 
 
 def _read(path: Path) -> str:

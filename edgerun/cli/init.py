@@ -13,8 +13,9 @@ from typing import Any
 
 from edgerun.cli import flags, logs, output
 from edgerun.cli.parser import add_common
+from edgerun.cli.writing import write_text
 from edgerun.config import build, default_device_id, split_credentials
-from edgerun.errors import ConfigError, EdgerunError
+from edgerun.errors import ConfigError
 
 EXAMPLES = (
     "edgerun init",
@@ -22,6 +23,13 @@ EXAMPLES = (
 )
 
 _MODEL = "ssd-mobilenet-v2-oid"
+_FLAGS = {
+    "streams.main.source": "--source",
+    "models.detector.path": "--model",
+    "mqtt": "--broker",
+    "device.id": "--device",
+}
+"""What is asked for, or by a flag said, as the config's keys."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = _choice(answers, found, broker, first.Choice)
     text = first.text_of(chosen)
     _check(text, target)
-    _write(target, text)
+    write_text(target, text)
     _tell(args, target, chosen)
     return 0
 
@@ -131,14 +139,13 @@ def _check(text: str, target: Path) -> None:
     """What is written must be a config. Raises `ConfigErrors`; a password that is not there yet is no fault."""
     import tomllib
 
-    build(tomllib.loads(text), flags.options_of, folder=target.parent, find_model=flags.find_model)
-
-
-def _write(target: Path, text: str) -> None:
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EdgerunError("cannot be written", where=str(target), got=error.strerror or error) from error
+    build(
+        tomllib.loads(text),
+        flags.options_of,
+        where=lambda place: flags.flag_of(_FLAGS, place) or place,
+        folder=target.parent,
+        find_model=flags.find_model,
+    )
 
 
 def _tell(args: argparse.Namespace, target: Path, chosen: Any) -> None:

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from edgerun.cli.inspect_text import as_dict, as_lines
     from edgerun.models import Given, inspect, load, read_labels
+    from edgerun.models.finding import model_path
 
     given = Given(
         decoder=args.decoder,
@@ -81,9 +82,7 @@ def _inspect(args: argparse.Namespace) -> int:
             got=repr(args.decoder),
             remedy=did_you_mean(args.decoder, kinds("decoder")),
         )
-    path = Path(args.model)
-    if not path.exists():
-        path = flags.find_model(args.model) or path
+    path = model_path(args.model)
     found = inspect(load(path, _sealing_key(args)), given)
     if args.json:
         output.say_json({"v": 1, "path": str(path), **as_dict(found)})

@@ -17,6 +17,7 @@ import msgspec
 from edgerun.cli import flags, logs, output
 from edgerun.cli.parser import Parser, add_common
 from edgerun.errors import ConfigError, did_you_mean
+from edgerun.validate import show
 
 if TYPE_CHECKING:
     from edgerun.device.machine import Machine
@@ -95,7 +96,7 @@ def _install(args: argparse.Namespace) -> int:
     from edgerun.device.machine import Machine
     from edgerun.service.install import check_access, install
 
-    image = Path(args.root).resolve() if args.root is not None else None
+    image = _image(args.root)
     root = image or Path("/")
     plan = make_plan(args, Machine(root))
     config = root / plan.config.lstrip("/")
@@ -114,9 +115,24 @@ def _uninstall(args: argparse.Namespace) -> int:
     from edgerun.service.plan import check_instance
 
     instance = check_instance(args.instance) if args.instance is not None else None
-    image = Path(args.root).resolve() if args.root is not None else None
+    image = _image(args.root)
     _show(uninstall(instance, image, dry=args.dry_run, force=args.force), args)
     return 0
+
+
+def _image(given: str | None) -> Path | None:
+    """The folder that --root names. Raises `ConfigError` where there is none."""
+    if given is None:
+        return None
+    if not os.path.isdir(given):
+        raise ConfigError(
+            "no such folder",
+            where="--root",
+            expected="the root of a mounted image",
+            got=show(given),
+            remedy="mount the image first, or make the folder",
+        )
+    return Path(given).resolve()
 
 
 def _status(args: argparse.Namespace) -> int:

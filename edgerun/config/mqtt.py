@@ -112,7 +112,7 @@ class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 20
     more_urls: Annotated[
         tuple[Url, ...],
-        Meta(description="Brokers that stand in, in this order, while `url` cannot be reached; user and password are its."),
+        Meta(description="Brokers that stand in, in this order, while `url` cannot be reached, with its user."),
     ] = ()
     spool: Annotated[SpoolConfig, Meta(description="A table, see below.")] = msgspec.field(default_factory=SpoolConfig)
     home_assistant: Annotated[

@@ -245,10 +245,19 @@ class LocalControl:
         peer.link.close()
 
 
-def _listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, mode 0660. One that another process left behind is replaced, one in use is not."""
+def check_path(path: Path) -> None:
+    """Raises `ConfigError` for a path at which there can be no socket, whoever asks for it."""
     if len(os.fsencode(path)) > _PATH_BYTES:
         raise ConfigError("too long for a socket's path", where=path, expected=f"at most {_PATH_BYTES} bytes")
+    if os.path.isdir(path):
+        raise ConfigError(
+            "a folder, not a path for a socket", where=path, expected=f"a file in a folder, such as /run/edgerun/{NAME}"
+        )
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening socket at `path`, mode 0660. One that another process left behind is replaced, one in use is not."""
+    check_path(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)

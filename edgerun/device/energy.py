@@ -16,12 +16,24 @@ from msgspec import Meta
 
 from edgerun.device.site import name_parts
 from edgerun.types import Reading
+from edgerun.validate import show
 
 Source = Literal["rail", "pmic", "battery", "rapl", "estimated"]
 Baseline = Literal["stated", "measured"]
 
 SUPPLY_RAILS = ("POM_5V_IN", "VDD_IN")
 """The rail of the whole module on Jetsons (Jetson Linux Developer Guide): the others are counted in it."""
+
+
+def unknown_rail(rail: str, names: Iterable[str]) -> str | None:
+    """What to say when none of the readings called `names` is the power of `rail`; None when one is."""
+    split = [name_parts(name) for name in names]
+    known = sorted(place for kind, place, quantity in split if (kind, quantity) == ("rail", "power_w"))
+    if rail in known:
+        return None
+    there = ", ".join(known) if known else "none that is measured"
+    return f"sensors.rail: there is no rail {show(rail)} on this machine, so its energy is not counted; it has {there}"
+
 
 _BEST_FIRST: tuple[Source, ...] = ("rail", "pmic", "battery", "rapl", "estimated")
 _PLATFORM = "psys"

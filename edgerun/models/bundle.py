@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -126,11 +127,21 @@ def find_bundled(name: str) -> Path | None:
     """Where the model called `name` that ships with edgerun is kept, or None when none is called so."""
     if not name or name in (".", "..") or Path(name).name != name:
         return None
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "_bundled", package.parent / "models"):
-        if (folder / name / MANIFEST).is_file():
+    for folder in _bundled_folders():
+        if os.path.isfile(folder / name / MANIFEST):  # takes a name too long for "not there"
             return folder / name
     return None
+
+
+def bundled_names() -> tuple[str, ...]:
+    """The models that ship with edgerun."""
+    found = (path.parent.name for folder in _bundled_folders() for path in folder.glob(f"*/{MANIFEST}"))
+    return tuple(sorted(set(found)))
+
+
+def _bundled_folders() -> tuple[Path, Path]:
+    package = Path(__file__).resolve().parent.parent
+    return package / "_bundled", package.parent / "models"
 
 
 def load(path: Path, key: SealingKey | None = None) -> Bundle:

@@ -341,6 +341,15 @@ def find_stored(text: str) -> Path | None:
         return None
 
 
+def stored_names() -> tuple[str, ...]:
+    """The models in the device's own store; none where there is no usable one."""
+    try:
+        return tuple(Store.open().names())
+    except DeviceError as error:
+        _log.warning("%s", error)
+        return ()
+
+
 def _free_place(home: Path, version: str) -> str | None:
     """Where a version goes in the model's folder; None: under its own name."""
     if not (home / version).exists():

@@ -13,8 +13,9 @@ from edgerun.device.machine import Machine
 from edgerun.errors import ConfigError
 from edgerun.service import systemd, units
 from edgerun.service.placing import Deed, Place
-from edgerun.service.plan import Plan, closed_to
+from edgerun.service.plan import Plan, closed_to, user_exists
 
+_NEW_USER = "useradd --system --user-group --shell /usr/sbin/nologin"
 _DROP_INS = ("edgerun.service.d", "edgerun@.service.d")
 
 
@@ -71,11 +72,12 @@ def check_access(plan: Plan, machine: Machine, config: Path | None) -> None:
     for what, path in (("program", plan.program[0]), ("config", None if config is None else str(config))):
         closed = closed_to(machine, plan.user, path) if path is not None else None
         if closed is not None:
+            first = "" if user_exists(machine, plan.user) else f"{_NEW_USER} {plan.user}; "
             raise ConfigError(
                 f"the user {plan.user} cannot read the {what} {path}",
                 where=closed,
-                remedy=f"open it (`chgrp {plan.group} {closed}; chmod g+rX {closed}`), move the {what} out of the "
-                "home, or name another user with --user",
+                remedy=f"open it (`{first}chgrp {plan.group} {closed}; chmod g+rX {closed}`), move the {what} out of "
+                "the home, or name another user with --user",
             )
 
 

@@ -114,6 +114,11 @@ def closed_to(machine: Machine, user: str, path: str) -> str | None:
     return None
 
 
+def user_exists(machine: Machine, user: str) -> bool:
+    """Whether the machine knows `user` already. Raises `DeviceError` for lists of users that are none."""
+    return _numbers(machine, user)[0] >= 0
+
+
 def _parts(path: str) -> Iterator[tuple[str, bool]]:
     real = Path(path)
     for folder in reversed(real.parents):

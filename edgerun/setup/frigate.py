@@ -23,6 +23,7 @@ _DETECTORS = {"edgetpu": "edgetpu", "openvino": "openvino", "tensorrt": "tensorr
 _OF_OBJECTS = ("track", "filters")
 _OF_CAMERA = ("enabled", "ffmpeg", "detect", "objects", "motion", "zones", "snapshots")
 _OF_ALL = ("mqtt", "cameras", "detectors", "model", "objects", "detect", "motion", "snapshots", "go2rtc", "version")
+_KEYS_TOLD = 8
 _FPS = 5  # Frigate's default detect.fps
 
 
@@ -44,11 +45,17 @@ def parse(text: str) -> Mapping[str, Any]:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError("not YAML", where="config of Frigate", got=" ".join(str(error).split())) from error
+        raise ConfigError("not YAML", got=" ".join(str(error).split())) from error
     except RecursionError as error:
-        raise ConfigError("nested too deep to be a config", where="config of Frigate") from error
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("cameras"), Mapping) or not raw["cameras"]:
-        raise ConfigError("not a config of Frigate", expected="a mapping with `cameras`", got=show(type(raw).__name__))
+        raise ConfigError("nested too deep to be a config") from error
+    expected = "a mapping with `cameras`, of which there is one at least"
+    if not isinstance(raw, Mapping):
+        raise ConfigError("not a config of Frigate", expected=expected, got=show(raw))
+    if "cameras" not in raw:
+        got = "the keys " + ", ".join(show(str(key)) for key in list(raw)[:_KEYS_TOLD]) if raw else "an empty one"
+        raise ConfigError("not a config of Frigate", expected=expected, got=got)
+    if not isinstance(raw["cameras"], Mapping) or not raw["cameras"]:
+        raise ConfigError("not a config of Frigate", where="cameras", expected=expected, got=show(raw["cameras"]))
     return raw
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import msgspec
 
 from edgerun import __version__
 from edgerun.clock import Clock
-from edgerun.errors import DeviceError
+from edgerun.errors import ConfigError, DeviceError
 from edgerun.meter import FATES, STAGES, Stamped, Watch
 from edgerun.types import Publication
 
@@ -192,6 +193,18 @@ _NO_STAGES = (_UNKNOWN,) * len(STAGES)
 
 def _or_none(value: int) -> int | None:
     return None if value == _UNKNOWN else value
+
+
+def check_target(path: Path) -> None:
+    """Raises `ConfigError` unless a trace can be written there: better now than at the end of the run."""
+    what, remedy = "cannot write a trace there", "name a file in a folder that exists and that this user may write to"
+    if path.is_dir():
+        raise ConfigError(what, where=path, expected="a file", got="a folder", remedy="name a file in that folder")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:64]}."):
+            pass
+    except OSError as error:
+        raise ConfigError(what, where=path, got=error.strerror, remedy=remedy) from error
 
 
 def write_whole(path: Path, trace: bytes) -> None:

@@ -22,7 +22,7 @@ from tests.docs import pages
 
 ELSEWHERE = {"sudo", "apt", "apt-get", "pip", "pipx", "docker", "systemctl", "journalctl", "ssh", "scp", "git", "dpkg",
              "curl", "kubectl", "mkdir", "cd", "buildah", "python", "systemd-creds", "jq", "nvpmodel",
-             "v4l2-ctl", "openssl", "mosquitto_sub", "mosquitto_passwd", "cp", "source", "."}  # fmt: skip
+             "v4l2-ctl", "openssl", "mosquitto_sub", "mosquitto_passwd", "cp", "source", ".", "npm", "npx", "influx"}  # fmt: skip
 """Other programs: that they do what the page says is not for us to test, and some would change this machine."""
 ENDLESS = {"run", "demo", "watch", "worker"}
 ENDS = {"run": "edgerun run --seconds 2", "demo": "edgerun demo --seconds 2", "watch": "edgerun watch --once"}
@@ -46,11 +46,12 @@ def edgerun_words(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield behind[: next((k for k, word in enumerate(behind) if word in between), len(behind))]
 
 
+_SETTING = re.compile(r"[A-Z_]+=")
+
+
 @pytest.mark.parametrize("command", ALL, ids=lambda command: f"{command.page}: {command.line[:60]}")
 def test_it_is_a_command(command: pages.Command) -> None:
-    program = command.words[0]
-    if program.partition("=")[0].isupper():
-        program = command.words[1]
+    program = next(word for word in command.words if not _SETTING.match(word))
     if program.startswith("tools/"):
         path = pages.ROOT / program
         assert path.is_file(), command.line

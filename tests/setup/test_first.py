@@ -86,7 +86,7 @@ def test_what_is_said_counts_and_nothing_is_replaced_unasked(tmp_path: Path) -> 
     ("words", "part"),
     [
         (("--source", "nosuch.mp4"), "nosuch.mp4"),
-        (("--device", "Not A Name"), "device.id"),
+        (("--device", "Not A Name"), "--device: not of the right form"),
         (("--broker", "mqtt://u:secret@h"), "a password is not written into the config"),
         (("--model", "no-such-model"), "no-such-model"),
     ],
