@@ -22,7 +22,8 @@ from tests.docs import pages
 
 ELSEWHERE = {"sudo", "apt", "apt-get", "pip", "pipx", "docker", "systemctl", "journalctl", "ssh", "scp", "git", "dpkg",
              "curl", "kubectl", "mkdir", "cd", "buildah", "python", "systemd-creds", "jq", "nvpmodel",
-             "v4l2-ctl", "openssl", "mosquitto_sub", "mosquitto_passwd", "cp", "source", ".", "npm", "npx", "influx"}  # fmt: skip
+             "v4l2-ctl", "openssl", "mosquitto_sub", "mosquitto_passwd", "cp", "source", ".",
+             "npm", "npx", "influx"}  # fmt: skip
 """Other programs: that they do what the page says is not for us to test, and some would change this machine."""
 ENDLESS = {"run", "demo", "watch", "worker"}
 ENDS = {"run": "edgerun run --seconds 2", "demo": "edgerun demo --seconds 2", "watch": "edgerun watch --once"}
