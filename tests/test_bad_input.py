@@ -123,7 +123,7 @@ def test_a_broker_that_refuses_the_password_is_told_without_it() -> None:
 
 
 def test_nan_scores_are_counted_failures(tmp_path: Path) -> None:
-    """A real ONNX model that answers NaN: every frame is `failed`, the process is not."""
+    """A real ONNX model that answers NaN: every frame is `failed` and accounted for; a run without a result says so."""
     from onnx import TensorProto, helper, save
 
     picture = helper.make_tensor_value_info("in", TensorProto.FLOAT, [1, 3, 32, 32])
@@ -147,7 +147,8 @@ def test_nan_scores_are_counted_failures(tmp_path: Path) -> None:
     done = edgerun(
         "run", "--model", tmp_path / "nan.onnx", "--source", CLIP, "--as-fast", "--frames", 10, "--quiet", "--json"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "not one of 10 frames could be used: decode 10" in done.stderr
     stream = json.loads(done.stdout)["streams"]["main"]
     assert (stream["grabbed"], stream["failed"], stream["failed_reasons"]) == (10, 10, {"decode": 10})
 

@@ -93,8 +93,8 @@ def garbage_weights() -> bytes:
     return bytes(content)
 
 
-def doubled_convolutions() -> bytes:
-    """The same answers, for more than twice the work: every convolution is done twice, and the larger of both taken."""
+def slow_weights(times: int = 8) -> bytes:
+    """The same answers, for far more work: every convolution is done `times` times, and the largest of all taken."""
     schema, utils = tools()
     model = utils.read_model_from_bytearray(bytearray((DETECTOR / "model.tflite").read_bytes()))
     graph, convolutions = model.subgraphs[0], (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
@@ -102,23 +102,37 @@ def doubled_convolutions() -> bytes:
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MAXIMUM
     code.version = 2
     model.operatorCodes.append(code)
+
+    def another(like: int) -> int:
+        tensor = copy.copy(graph.tensors[like])
+        tensor.name = b"again %d" % len(graph.tensors)
+        graph.tensors.append(tensor)
+        return len(graph.tensors) - 1
+
+    def larger(one: int, other: int, out: int) -> Any:
+        made = schema.OperatorT()
+        made.opcodeIndex = len(model.operatorCodes) - 1
+        made.inputs, made.outputs = [one, other], [out]
+        made.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
+        made.builtinOptions = schema.MaximumMinimumOptionsT()
+        return made
+
     operators = []
     for operator in graph.operators:
         if model.operatorCodes[operator.opcodeIndex].builtinCode not in convolutions:
             operators.append(operator)
             continue
-        twice = []
-        for _ in range(2):
-            tensor, again = copy.copy(graph.tensors[operator.outputs[0]]), copy.copy(operator)
-            tensor.name, again.outputs = b"again %d" % len(graph.tensors), [len(graph.tensors)]
-            graph.tensors.append(tensor)
-            twice.append(again)
-        larger = schema.OperatorT()
-        larger.opcodeIndex = len(model.operatorCodes) - 1
-        larger.inputs, larger.outputs = [one.outputs[0] for one in twice], list(operator.outputs)
-        larger.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
-        larger.builtinOptions = schema.MaximumMinimumOptionsT()
-        operators += [*twice, larger]
+        out = operator.outputs[0]
+        each = [another(out) for _ in range(times)]
+        for tensor in each:
+            again = copy.copy(operator)
+            again.outputs = [tensor]
+            operators.append(again)
+        largest = each[0]
+        for tensor in each[1:]:
+            to = out if tensor == each[-1] else another(out)
+            operators.append(larger(largest, tensor, to))
+            largest = to
     graph.operators = operators
     return bytes(utils.convert_object_to_bytearray(model))
 

@@ -15,9 +15,9 @@ from tests.rollout.runs import (
     Device,
     audit,
     bundle,
-    doubled_convolutions,
     garbage_weights,
     shuffled_labels,
+    slow_weights,
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_one_whose_weights_are_garbage_never_serves(device: Device, tmp_path: Pa
 def test_one_that_is_slow_when_it_serves_goes_back(device: Device, tmp_path: Path) -> None:
     device.write(latency_ratio=1.3, canary_frames=100_000)
     device.begin()
-    slow = bundle(tmp_path, "3", model_tflite=doubled_convolutions())
+    slow = bundle(tmp_path, "3", model_tflite=slow_weights())
     assert device.say("model/install", name="detector", source=str(slow))["ok"]
     device.wait_kind("rolled_back")
     assert device.kinds() == ["staged", "verified", "shadow", "canary", "rolled_back"]

@@ -196,12 +196,13 @@ def test_a_frame_for_another_version_is_refused(broker: mosquitto.Broker, tmp_pa
     if labels.exists():
         (tmp_path / "labels.txt").write_text(labels.read_text(encoding="utf-8").upper(), encoding="utf-8")
     with worker(broker.url, "w1") as there, process(*run(config, "--seconds", 4)) as daemon:
-        assert daemon.end(None, 60) == 0, daemon.text
+        assert daemon.end(None, 60) == 1, daemon.text
         account = daemon.summary()["streams"]["dock"]
         assert there.end() == 0
     assert balanced(account)
     assert account["published"] == 0
     assert account["failed"] == sum(account["failed_reasons"].values()) > 0
+    assert "not one of" in daemon.text, "it is no success"
     assert "Give both ends the same" in daemon.text
     assert there.summary()["refused"]["version"] > 0
 
