@@ -145,7 +145,7 @@ def test_a_child_reports_and_its_errors_come_through(convolution: Subject, tmp_p
         assert report.start_to_first_inference_s is not None
     finally:
         child.close()
-    with pytest.raises(ModelError, match="cannot be read") as told:
+    with pytest.raises(ConfigError, match="no such model") as told:
         SubjectProcess(Subject(str(tmp_path / "none.onnx")), SHORT)
     assert told.value.remedy
 
