@@ -15,7 +15,7 @@ class BufferPool:
     """Picture buffers of one stream, used again and again; at most four lie idle. Thread-safe.
 
     What a burst has left over is let go one by one, else the memory of every stream would grow to that of its worst
-    moment. A buffer of another shape than the one last taken back (the camera has another resolution) is let go at once.
+    moment. A buffer of another shape than the one last taken back (another resolution) is let go at once.
     """
 
     def __init__(self) -> None:
