@@ -89,7 +89,7 @@ def trial(package: Path, arch: str, version: str) -> None:
     clear(tree.path)
     subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(tree.path)], check=True)
     shutil.copy("/etc/resolv.conf", tree.path / "etc/resolv.conf")
-    shutil.copy(package, tree.path / "tmp" / "edgerun.deb")
+    shutil.copy(package, tree.path / "srv" / "edgerun.deb")
     began = time.monotonic()
     before = tree.entries()
     install(tree, version)
@@ -141,7 +141,7 @@ def clear(tree: Path) -> None:
 
 def install(tree: Tree, version: str) -> None:
     tree.inside("apt-get", "update", "-qq")
-    told = tree.inside("apt-get", "install", "-y", "/tmp/edgerun.deb")
+    told = tree.inside("apt-get", "install", "-y", "/srv/edgerun.deb")
     brought = next(line for line in told.splitlines() if " newly installed" in line)
     tree.check(f"apt brought what it depends on: {brought.partition(',')[2].partition(',')[0].strip()}", True)
     tree.check("`edgerun --version` is the package's", version in tree.inside("edgerun", "--version"))
@@ -200,7 +200,7 @@ def upgrade(tree: Tree) -> None:
     with (tree.path / CONFIG).open("a") as config:
         config.write("# mine\n")
     tree.inside("edgerun", "service", "install", "--root", "/", "--board", "none")
-    tree.inside("dpkg", "-i", "/tmp/edgerun.deb")
+    tree.inside("dpkg", "-i", "/srv/edgerun.deb")
     tree.check("an edited config is kept", tree.text(CONFIG).endswith("# mine\n"))
     changed = tree.inside("dpkg", "-V", "edgerun", codes=(0, 1)).split()
     tree.check("`dpkg -V` names the edited config and nothing else", changed[1:] == ["c", f"/{CONFIG}"], changed)
@@ -217,7 +217,7 @@ def remove(tree: Tree) -> None:
 def purge(tree: Tree, before: set[str]) -> None:
     user = next(line for line in tree.text("etc/passwd").splitlines() if line.startswith("edgerun:")).split(":")
     tree.inside("apt-get", "purge", "-y", "edgerun")
-    (tree.path / "tmp" / "edgerun.deb").unlink()
+    (tree.path / "srv" / "edgerun.deb").unlink()
     left = tree.entries() - before - tree.packaged()
     compiled = {name for name in left if "__pycache__" in name and name.startswith("usr/")}  # python3's and its kind
     strange = sorted(name for name in left - compiled if not name.startswith(BOOKS))
