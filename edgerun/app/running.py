@@ -188,7 +188,7 @@ class App(Assembly):
             f"stream {name}: not one of {one['grabbed']} frames could be used: "
             + ", ".join(f"{reason} {count}" for reason, count in one.get("failed_reasons", {}).items())
             for name, one in streams.items()
-            if one["grabbed"] and one["failed"] == one["grabbed"]
+            if one["failed"] and not (one["published"] or one["gated"] or one["limited"])
         ]
         unwritten = (getattr(sink, "shortfall", None) for sink in self._sinks)
         return [*self._untraced, *told, *(text for text in unwritten if text is not None)]
