@@ -91,6 +91,7 @@ class App(Assembly):
                     self._untraced = [str(error)]
             self._forget_what_is_held(self.pipeline.held)
             broker = self._broker
+            self._tell_of_spool()
             if broker is not None:
                 self._states.end_all("edgerun was stopped")
                 self._reporter.send_states(broker)
@@ -100,6 +101,10 @@ class App(Assembly):
                 self._broker = None  # `close` need not wait for it again
                 broker.stop(self._left_s(deadline_ns))
                 self._delivery = broker.stats()
+
+    def _tell_of_spool(self) -> None:
+        if self._spool is not None:
+            self.saying.spool(self._spool.take_notices())
 
     def reload(self, done: Done) -> None:
         """Have what the config says now run, beside the streams that it leaves as they are; `done` is told by the main
@@ -136,8 +141,7 @@ class App(Assembly):
         """Say that the process runs, and publish what is due."""
         self._pulse.beat()
         self._heap.tick(self.clock.mono_ns())
-        if self._spool is not None:
-            self.saying.spool(self._spool.take_notices())
+        self._tell_of_spool()
         if self._broker is not None and self._reporter.tick(self._broker):
             self._telling.look(self._reporter.latest)
         self._telling.tick()
