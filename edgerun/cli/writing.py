@@ -45,9 +45,8 @@ def _replace(here: Path, text: str) -> None:
             os.fsync(fd)
             _as_before(fd, here)
         new.replace(here)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    finally:
+        new.unlink(missing_ok=True)  # it has the other name by now, unless something went wrong
 
 
 def _as_before(fd: int, here: Path) -> None:

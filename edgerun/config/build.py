@@ -37,6 +37,7 @@ PLANNED = (
 )
 """Keys that belong to the format and that this version does not act on: refused, never silently ignored."""
 
+_MODEL = "a bundle, a .tflite or .onnx file, or the name of a model in the store or with edgerun"
 _TLS_KEYS = ("ca_file", "cert_file", "key_file")
 
 
@@ -153,9 +154,7 @@ class _Reader:
                     report.add(
                         join(place, key),
                         "not a file" if _exists(path) else "no such file",
-                        expected="a bundle, a .tflite or .onnx file, or the name of a bundled model"
-                        if key == "path"
-                        else "a text file with one label a line",
+                        expected=_MODEL if key == "path" else "a text file with one label a line",
                         got=mask(str(path)),
                         remedy=did_you_mean(path.name, names_in(path.parent)),
                     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from edgerun.app.opening import LoadedModel
 from edgerun.app.remoting import reading_of
@@ -82,13 +83,12 @@ class Renewing:
 
     def _read(self) -> None:
         try:
-            model = self._open_it()
-            try:
+            with ExitStack() as undo:
+                model = self._open_it()
+                undo.callback(model.engine.close)
                 answerer = Answerer(model, self._service.name)
                 self._found = answerer, answerer.measure()
-            except BaseException:
-                model.engine.close()
-                raise
+                undo.pop_all()
         except BaseException as error:  # noqa: BLE001  a thread's body: told, or raised again, by who serves
             self._found = error
 
