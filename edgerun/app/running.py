@@ -91,7 +91,7 @@ class App(Assembly):
                     self._untraced = [str(error)]
             self._forget_what_is_held(self.pipeline.held)
             broker = self._broker
-            self._tell_of_spool()
+            self._tell_of_spool(last=True)
             if broker is not None:
                 self._states.end_all("edgerun was stopped")
                 self._reporter.send_states(broker)
@@ -102,9 +102,9 @@ class App(Assembly):
                 broker.stop(self._left_s(deadline_ns))
                 self._delivery = broker.stats()
 
-    def _tell_of_spool(self) -> None:
+    def _tell_of_spool(self, *, last: bool = False) -> None:
         if self._spool is not None:
-            self.saying.spool(self._spool.take_notices())
+            self.saying.spool(self._spool.take_notices(last=last))
 
     def reload(self, done: Done) -> None:
         """Have what the config says now run, beside the streams that it leaves as they are; `done` is told by the main

@@ -241,6 +241,7 @@ class Lanes(Outgoing):
             self._forget_number(entry.message)
             if entry.message.keep is not None:
                 self._lost[entry.message.keep] += 1
+                self._notices.lose(entry.message.keep, "full", 1)
             return super()._give_way(entry)
         self._absolve(entry)
         kind, n = entry.place
@@ -291,6 +292,7 @@ class Lanes(Outgoing):
         self._dropped[reason] += count
         if kind is not None:
             self._lost[kind] += count
+            self._notices.lose(kind, reason, count)
 
 
 def as_replayed(message: Message) -> Message:

@@ -135,6 +135,10 @@ class Log:
         if self._mark(n, 1):
             self._acks.append(n)
 
+    def holds(self, n: int) -> bool:
+        """Whether it is in a file."""
+        return self._holder(n) is not None
+
     def write_acks(self) -> None:
         """Say in the files what was acknowledged since the last time."""
         acks, self._acks = self._acks, []

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from edgerun.spool.store import Dropped, Opened, Reason
+from edgerun.broker.message import Kind
+from edgerun.spool.store import Opened
 
 _log = logging.getLogger(__name__)
 
 _MAX = 100
-_WHY: dict[Reason, str] = {
+_LOSSES_NS = 10_000_000_000
+_WHY = {
     "spool_full": "the spool is at its bound",
     "disk_full": "the disk has no more room for them",
     "expired": "older than max_age",
+    "full": "nothing is spooled, and memory is at its bound",
 }
 
 
@@ -32,15 +35,15 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class Notices:
-    """Thread-safe and bounded. Losses of one kind are told together, at most once in ten seconds or so: the spool looks
-    at its bounds that often.
-    """
+    """Thread-safe and bounded. Losses are told at once, those of the next ten seconds together."""
 
     def __init__(self, where: Path) -> None:
         self._where = where
         self._lock = threading.Lock()
         self._waiting: deque[Notice] = deque(maxlen=_MAX)
         self._broken: str | None = None
+        self._losses: Counter[tuple[Kind, str]] = Counter()
+        self._losses_ns: int | None = None
 
     @property
     def broken(self) -> str | None:
@@ -83,12 +86,26 @@ class Notices:
         for name in names:
             self.add("spool_set_aside", f"a file of the spool was set aside: {name}")
 
-    def tell_dropped(self, one: Dropped) -> None:
-        """A file that had to go."""
-        text = f"{one.waiting} messages of class {one.kind} were dropped: {_WHY[one.reason]}"
-        self.add("spool_dropped", text)
+    def lose(self, kind: Kind, reason: str, count: int) -> None:
+        """Messages that are given up; told by `take`. A reason that this does not know is told by others."""
+        if reason in _WHY and count:
+            with self._lock:
+                self._losses[kind, reason] += count
 
-    def take(self) -> list[Notice]:
+    def tell_losses(self) -> None:
+        """Whatever is not told yet."""
+        with self._lock:
+            losses, self._losses = self._losses, Counter()
+        for (kind, reason), count in sorted(losses.items()):
+            self.add("spool_dropped", f"{count} messages of class {kind} were dropped: {_WHY[reason]}")
+
+    def take(self, now_ns: int, *, last: bool) -> list[Notice]:
+        """What there is to tell since the last call; `last`: nobody will ask again."""
+        with self._lock:
+            due = bool(self._losses) and (self._losses_ns is None or now_ns - self._losses_ns >= _LOSSES_NS)
+        if due or last:
+            self._losses_ns = now_ns
+            self.tell_losses()
         with self._lock:
             notices = list(self._waiting)
             self._waiting.clear()

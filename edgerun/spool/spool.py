@@ -100,6 +100,7 @@ class Spool(Lanes):
             if self._backlog:
                 _log.info("%s: %d messages wait there for the next start", self._options.folder, self._backlog)
             self._changed.notify_all()
+        self._notices.tell_losses()
         return lost
 
     def spool_stats(self) -> SpoolStats:
@@ -109,9 +110,11 @@ class Spool(Lanes):
             lost = {kind: n for kind, n in self._lost.items() if n}
             return SpoolStats(waiting, self._size, lost, self._replayed, self._notices.broken)
 
-    def take_notices(self) -> list[Notice]:
-        """What an operator wants to know of since the last call: each is an event to publish. Thread-safe."""
-        return self._notices.take()
+    def take_notices(self, *, last: bool = False) -> list[Notice]:
+        """What an operator wants to know of since the last call: each is an event to publish. `last`: what would be
+        told together with the losses of the next seconds, too. Thread-safe.
+        """
+        return self._notices.take(self._clock.mono_ns(), last=last)
 
     def wait_tried(self, timeout_s: float) -> bool:
         """Whether the folder was opened, or refused, within that time: `take_notices` then knows of the run before."""
@@ -287,7 +290,6 @@ class Spool(Lanes):
                     self._backlog -= one.waiting
                     self._count_lost(one.kind, one.reason, one.waiting)
                     self._changed.notify_all()
-                self._notices.tell_dropped(one)
 
     def _settle(self, store: Store) -> None:
         """Tell the disk what the broker has."""

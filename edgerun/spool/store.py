@@ -160,10 +160,18 @@ class Store:
     def append(self, news: Sequence[New], release: Release) -> tuple[list[int | Reason], list[Dropped], OSError | None]:
         """Write `news`. Returns the n of each, or why it found no room; what had to go for the others; and what the
         disk said to the first that is in no list, when it refused.
+
+        What was written and had to go again for the rest of `news` has no n, and is not among what had to go.
         """
         places: list[int | Reason] = []
         dropped: list[Dropped] = []
-        while len(places) < len(news):
+        error: OSError | None = None
+        new_from = {kind: log.next for kind, log in self.logs.items()}
+
+        def release_older(kind: Kind, first: int, behind: int) -> int:
+            return min(release(kind, first, behind), new_from[kind])
+
+        while len(places) < len(news) and error is None:
             at = end = len(places)
             kind, need = news[at].kind, 0
             while end < len(news) and news[end].kind == kind and need < self._options.segment_bytes:
@@ -172,10 +180,14 @@ class Store:
                 )
                 end += 1
             try:
-                places += self._append(kind, news[at:end], need, release, dropped)
-            except OSError as error:
-                return places, dropped, error
-        return places, dropped, None
+                places += self._append(kind, news[at:end], need, release_older, dropped)
+            except OSError as refused:
+                error = refused
+        for kind, reason in {one.kind: one.reason for one in dropped}.items():
+            for i, place in enumerate(places):
+                if isinstance(place, int) and news[i].kind == kind and not self.logs[kind].holds(place):
+                    places[i] = reason
+        return places, dropped, error
 
     def _append(
         self, kind: Kind, batch: Sequence[New], need: int, release: Release, dropped: list[Dropped]

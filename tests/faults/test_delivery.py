@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
+from edgerun.spool.record import DATA, MAGIC, scan
 from tests.faults.box import Box, box
 
 OUTAGE = 25
@@ -15,6 +14,13 @@ OUTAGE = 25
 
 def spool_bytes(made: Box) -> int:
     return sum(path.stat().st_size for path in (made.state / "spool" / "box").glob("*.seg"))
+
+
+def spooled_results(made: Box) -> int:
+    """Results in the files, acknowledged or not."""
+    files = [path.read_bytes() for path in (made.state / "spool" / "box").glob("detection-*.seg")]
+    found = [one for data in files for one in scan(data, len(MAGIC)) if not isinstance(one, tuple)]
+    return sum(one.kind == DATA for one in found)
 
 
 def numbers(made: Box, *, replayed: bool) -> list[int]:
@@ -29,7 +35,7 @@ def test_results_of_an_outage_are_replayed_oldest_first_behind_live_ones(tmp_pat
         made.line.locked.set()
         made.line.cut()
         before = len(made.results("well"))
-        made.wait(lambda: spool_bytes(made) > OUTAGE * 120, "results on disk")
+        made.wait(lambda: spooled_results(made) >= OUTAGE, "results on disk")
         assert len(made.results("well")) <= before + 2, "nothing comes through"
         made.line.heal()
         made.wait(lambda: made.results("well", replayed=True), "the replay")
@@ -51,7 +57,7 @@ def test_a_broker_that_swallows_everything_costs_no_result(tmp_path: Path) -> No
     """No connection ends, nothing is acknowledged: what has waited for a second is on disk before anyone knows."""
     with box(tmp_path, "") as made:
         made.line.swallow()
-        made.wait(lambda: spool_bytes(made) > 10 * 120, "results on disk though the link is up")
+        made.wait(lambda: spooled_results(made) >= 10, "results on disk though the link is up")
         made.line.heal()
         made.wait(lambda: made.results("well", replayed=True), "the replay")
         made.well_goes_on()
@@ -73,12 +79,13 @@ model = "detector"
 """
 
 
-@pytest.mark.slow  # one run in five finds a count that does not add up: an open fault, see issue 7
 def test_on_a_full_disk_the_oldest_go_counted_and_live_goes_on(
     tmp_path: Path, make_disk: Callable[[str], Path]
 ) -> None:
     disk = make_disk("64k")
     with box(tmp_path, SPOOL, state=disk) as made:
+        made.line.swallow(down=False)  # else one that came, and its PUBACK did not, is lost and has come
+        made.wait(lambda: spooled_results(made), "results on disk though the link is up")
         made.line.locked.set()
         made.line.cut()
         made.wait(lambda: spool_bytes(made) > 8000, "results on disk")

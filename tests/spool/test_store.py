@@ -168,6 +168,22 @@ def test_the_oldest_of_the_lowest_class_gives_way(tmp_path: Path) -> None:
     made.close()
 
 
+def test_what_goes_again_for_the_rest_of_its_own_batch_has_no_place(tmp_path: Path) -> None:
+    """Whoever has it in memory too must not count on the file; and it is told once, by its place."""
+    made = store(tmp_path, max_bytes=1 << 16, segment_bytes=1 << 14)
+    made.open()
+    made.append(news("detection", range(2), 1000), release)
+    batch = [*news("detection", range(2, 5), 1000), *news("event", range(70), 1000)]
+    places, dropped, error = made.append(batch, release)
+    assert error is None
+    assert places[:3] == ["spool_full"] * 3
+    assert sum(one.waiting for one in dropped if one.kind == "detection") == 2
+    readable = len(numbers(made))
+    assert sum(isinstance(place, int) for place in places) == readable
+    assert 2 + len(batch) == readable + sum(one.waiting for one in dropped) + sum(isinstance(p, str) for p in places)
+    made.close()
+
+
 def test_what_is_too_old_goes_and_a_clock_that_was_not_set_is_no_age(tmp_path: Path) -> None:
     made = store(tmp_path, max_age_s=7 * 86400.0)
     made.open()
