@@ -7,9 +7,12 @@ have left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Files:
@@ -94,3 +97,8 @@ class Files:
         """Close, whatever it says."""
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it is only room that is missing."""
+    return error.errno in _FULL

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgerun.spool.files import Files
+from edgerun.spool.files import Files, is_full
 from edgerun.spool.record import ACKS, DATA, MAGIC, Found, Record, encode, encode_acks, scan
 
 SUFFIX = ".seg"
@@ -140,18 +140,11 @@ class Log:
         return self._holder(n) is not None
 
     def write_acks(self) -> None:
-        """Say in the files what was acknowledged since the last time."""
+        """Say in the files what was acknowledged since the last time; later, while the disk has no room for it."""
         acks, self._acks = self._acks, []
         still = [n for n in acks if (s := self._holder(n)) is not None and (s.unacked or s is self._active)]
-        if not still:
-            return  # the files they stand in go as a whole
-        try:
-            segment = self._writable()
-            self._write(segment, encode_acks(list(_ranges(sorted(still)))))
-        except OSError:
-            self._acks = acks + self._acks
-            raise
-        segment.holds_acks = True
+        if still:  # else the files they stand in go as a whole
+            self._say(sorted(set(still)))
 
     def sync(self) -> None:
         """What was written survives a power cut from here on."""
@@ -282,11 +275,20 @@ class Log:
         return [segment.path] if segment.damaged else []
 
     def _repeat_acks(self, left: Sequence[Segment]) -> None:
-        numbers = (s.first + i for s in left if s.unacked for i, acked in enumerate(s.acked) if acked)
-        ranges = list(_ranges(numbers))
-        if ranges:
+        numbers = [s.first + i for s in left if s.unacked for i, acked in enumerate(s.acked) if acked]
+        if numbers:
+            self._say(numbers)
+
+    def _say(self, numbers: list[int]) -> None:
+        """Write that `numbers`, rising, are acknowledged. What finds no room waits for the next `write_acks`."""
+        try:
             segment = self._writable()
-            self._write(segment, encode_acks(ranges))
+            self._write(segment, encode_acks(list(_ranges(numbers))))
+        except OSError as error:
+            self._acks += numbers
+            if not is_full(error):
+                raise
+        else:
             segment.holds_acks = True
 
     def _holder(self, n: int) -> Segment | None:

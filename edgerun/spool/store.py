@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ import msgspec
 
 from edgerun.broker.message import KINDS, Kind
 from edgerun.errors import DeviceError
-from edgerun.spool.files import Files
+from edgerun.spool.files import Files, is_full
 from edgerun.spool.log import SUFFIX, Log
 from edgerun.spool.options import SpoolOptions
 from edgerun.spool.record import MAGIC, Record, is_of_this_version, version_of
@@ -23,7 +22,6 @@ ASIDE = "aside"
 _MARK_BYTES = 128
 _PLAUSIBLE_MS = 1_735_689_600_000
 """2025-01-01: a clock that says less has not been set since the board was switched on."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRIES = 8
 
 Reason = Literal["spool_full", "disk_full", "expired"]
@@ -203,7 +201,7 @@ class Store:
             try:
                 first = self.logs[kind].append(records)
             except OSError as error:
-                if error.errno not in _FULL:
+                if not is_full(error):
                     raise
                 if not self._drop_one(kind, release, dropped, "disk_full"):
                     break
@@ -217,7 +215,7 @@ class Store:
         self.logs[kind].ack(n)
 
     def write_acks(self) -> None:
-        """Say in the files what was acknowledged."""
+        """Say in the files what was acknowledged. What a full disk has no room for is said later."""
         for log in self.logs.values():
             if log.acks_wait:
                 log.write_acks()
@@ -277,10 +275,16 @@ class Store:
         return _PLAUSIBLE_MS <= record.unix_ms < now_ms - round(self._options.max_age_s * 1000)
 
     def write_mark(self, mark: Mark, *, sync: bool = False) -> None:
-        """Say up to where the results are certain."""
-        if mark != self._last_mark:
-            text = msgspec.json.encode(mark).ljust(_MARK_BYTES - 1)[: _MARK_BYTES - 1] + b"\n"
+        """Say up to where the results are certain; later, while the disk has no room for a first mark."""
+        if mark == self._last_mark:
+            return
+        text = msgspec.json.encode(mark).ljust(_MARK_BYTES - 1)[: _MARK_BYTES - 1] + b"\n"
+        try:
             self._files.overwrite(self._folder / "mark", text, sync=sync)
+        except OSError as error:
+            if not is_full(error):
+                raise
+        else:
             self._last_mark = mark
 
     def close(self) -> None:

@@ -99,6 +99,7 @@ def test_on_a_full_disk_the_oldest_go_counted_and_live_goes_on(
         told = made.spooled()["dropped"]
         summary = made.stop()
         made.check_well()
+    assert not made.events("spool_broken"), "a full disk is not a broken one"
     assert all("the disk has no more room" in event["text"] for event in made.events("spool_dropped"))
     assert told == sum(int(event["text"].split()[0]) for event in made.events("spool_dropped"))
     published = sum(stream["published"] for stream in summary["streams"].values())

@@ -309,6 +309,38 @@ def test_a_disk_that_others_have_filled(make_disk: Callable[[str], Path]) -> Non
     made.close()
 
 
+def test_what_a_full_disk_cannot_note_is_noted_when_it_can(make_disk: Callable[[str], Path]) -> None:
+    """An acknowledgement and the mark: nothing breaks, and what is done with goes and makes room."""
+    folder = make_disk("64k")
+    made = store(folder / "spool")
+    made.open()
+    places = [place for n in range(20) for place in made.append(news("event", [n], 800), release)[0]]
+    with (folder / "other").open("wb", buffering=0) as other, pytest.raises(OSError, match="No space"):
+        other.writelines(iter(lambda: bytes(64), None))
+
+    def acknowledge(some: Sequence[int | str]) -> None:
+        for place in some:
+            assert isinstance(place, int)
+            made.ack("event", place)
+        made.write_acks()
+        made.tidy()
+
+    made.write_mark(Mark("1f3a9c02", 3, clean=False))
+    for first in range(0, 18, 3):  # the second half of the last file's page may be free still
+        acknowledge(places[first : first + 3])
+    assert len(list((folder / "spool").glob(f"*{SUFFIX}"))) < 5
+    (folder / "other").unlink()
+    made.write_mark(Mark("1f3a9c02", 4, clean=False))
+    acknowledge(places[18:19])
+    made.close()
+    again = store(folder / "spool")
+    found = again.open()
+    assert found.messages == 1
+    assert found.mark == Mark("1f3a9c02", 4, clean=False)
+    assert numbers(again) == [("event", 19)]
+    again.close()
+
+
 def test_a_write_cut_short_by_the_limit_of_a_file_leaves_no_half_record(tmp_path: Path) -> None:
     program = f"""
 import resource
