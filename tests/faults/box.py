@@ -99,6 +99,14 @@ class Box:
 
         wait_until(met, LATE_S, what)
 
+    def replay_ends(self) -> None:
+        """Nothing is left on the disk, by a telemetry of after this call (the next may have been on its way)."""
+        known = len(self.bodies("telemetry"))
+        self.wait(
+            lambda: any(one["spool"]["messages"] == 0 for one in self.bodies("telemetry")[known + 1 :]),
+            "the end of the replay",
+        )
+
     def well_goes_on(self, more: int = 5) -> None:
         """The healthy stream gives so many more results from frames that are taken from now on."""
         at = max((one["seq"] for one in self.results("well")), default=-1)
@@ -128,6 +136,7 @@ class Box:
         """After `stop`: the healthy stream noticed nothing. Its ages are within its own bound, no more frames were
         too old than were answered, none failed, it was never anything but running, and its results are in order.
         """
+        wait_until(lambda: self.states("well")[-1:] == ["ended"], LATE_S, "what the broker had still to pass on")
         account, results = self.summary["streams"]["well"], self.results("well")
         ages = [one["age_ms"] for one in results]
         assert max(ages) <= WELL_MAX_AGE_MS

@@ -54,7 +54,7 @@ def test_a_clock_that_jumps_from_1970_to_now_costs_no_result_and_no_order(tmp_pa
         made.wait(lambda: made.results("well", replayed=True), "the replay of what was made in 1970")
         made.wait(lambda: any(one["ts"] > _NOW_S for one in made.results("well")), "results of today")
         made.well_goes_on()
-        made.wait(lambda: made.spooled().get("messages") == 0, "the end of the replay")
+        made.replay_ends()
         summary = made.stop()
         made.check_well()
     check(made)

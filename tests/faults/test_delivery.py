@@ -40,7 +40,7 @@ def test_results_of_an_outage_are_replayed_oldest_first_behind_live_ones(tmp_pat
         made.line.heal()
         made.wait(lambda: made.results("well", replayed=True), "the replay")
         made.well_goes_on()
-        made.wait(lambda: made.spooled().get("messages") == 0, "the end of the replay")
+        made.replay_ends()
         summary = made.stop()
         made.check_well()
     live, replayed = numbers(made, replayed=False), numbers(made, replayed=True)
@@ -95,7 +95,7 @@ def test_on_a_full_disk_the_oldest_go_counted_and_live_goes_on(
         made.line.heal()
         made.wait(lambda: made.events("spool_dropped"), "its event")
         made.well_goes_on()
-        made.wait(lambda: made.spooled().get("messages") == 0, "the end of the replay")
+        made.replay_ends()
         told = made.spooled()["dropped"]
         summary = made.stop()
         made.check_well()
