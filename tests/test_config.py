@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgerun.cli.flags import options_of
-from edgerun.cli.main import main
-from edgerun.config import (
-    PLANNED,
-    Config,
-    Secret,
-    build,
-    default_device_id,
-    dump,
-    load,
-    parse_source,
-    split_credentials,
-)
-from edgerun.config.source import check_url
+from edgerun.config import PLANNED, Secret, build, dump, load
 from edgerun.errors import ConfigError, ConfigErrors
-from edgerun.validate import INVALID, Report, describe, join, quantity, read, show
+from edgerun.validate import join
+from tests import config_parts
+from tests.config_parts import CONFIGS, find_model, outcome
 
-CONFIGS = Path(__file__).parent / "configs"
+bundled_models = config_parts.bundled_models
+
 BAD = sorted((CONFIGS / "bad").glob("*.toml"))
 GOOD = sorted((CONFIGS / "good").glob("*.toml"))
-BUNDLED = Path("bundled")
-
-
-def find_model(name: str) -> Path | None:
-    return BUNDLED / name if name == "ssd-mobilenet-v2-oid" else None
-
-
-@pytest.fixture(autouse=True)
-def bundled_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{__name__}.BUNDLED", tmp_path)
-    (tmp_path / "ssd-mobilenet-v2-oid").mkdir()
 
 
 def mistakes(path: Path) -> tuple[ConfigError, ...]:
@@ -138,88 +116,6 @@ def test_flags_take_the_place_of_keys() -> None:
     assert len(caught.value.errors) == 1
 
 
-def test_paths_too_long_for_the_file_system_are_not_there(tmp_path: Path) -> None:
-    raw = {
-        "mqtt": {"url": "mqtts://h", "ca_file": "é" * 300},
-        "models": {"m": {"path": "é" * 300, "labels": "./" * 3000}},
-        "streams": {"s": {"source": "é" * 300, "model": "m"}},
-    }
-    with pytest.raises(ConfigErrors) as caught:
-        build(raw, options_of, folder=tmp_path, find_model=find_model)
-    places = {error.where for error in caught.value.errors}
-    assert places == {"mqtt.ca_file", "models.m.path", "models.m.labels", "streams.s.source"}
-
-
-def test_sources_on_disk_must_be_there(tmp_path: Path) -> None:
-    (tmp_path / "dock.mp4").touch()
-    (tmp_path / "[1].jpg").touch()
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    (tmp_path / "deep" / "er" / "a.png").touch()
-
-    def told(source: Any) -> str:
-        raw = {
-            "models": {"m": {"path": "ssd-mobilenet-v2-oid"}},
-            "streams": {"s": {"source": source, "model": "m"}},
-        }
-        return outcome(lambda: build(raw, options_of, folder=tmp_path, find_model=find_model))[1]
-
-    for there in ("dock.mp4", "[1].jpg", "deep", "deep/**/*.png", "*/er/?.png", str(tmp_path / "dock.mp4")):
-        assert told(there) == ""
-    assert told({"kind": "images", "path": "deep/**"}) == ""
-    assert told("docks.mp4") == (
-        f"streams.s.source: no such file; expected a video file; got {tmp_path}/docks.mp4. "
-        'Did you mean "dock.mp4"?'
-    )  # fmt: skip
-    assert told("deep/*.png").startswith("streams.s.source: no such file; expected a folder, a picture, or a glob that")
-    assert told({"kind": "images", "path": "deeq"}).endswith('/deeq. Did you mean "deep"?')
-    assert told({"kind": "file", "path": "dock.mp4/x.mp4"}).startswith("streams.s.source.path: no such file")
-    assert told({"kind": "file", "path": "x.mp4", "loop": True}).count("streams.s.source") == 2  # both at once
-    assert 'For a folder of pictures use { kind = "images"' in told({"kind": "file", "path": "deep"})
-    assert told({"kind": "file", "path": ""}).startswith("streams.s.source.path: a folder; expected a video file")
-    assert told({"kind": "wav", "path": "deep"}).startswith("streams.s.source.path: a folder; expected a WAV file")
-    mjpeg = told({"kind": "mjpeg", "url": "rtsp://me:hunter2@cam/1"})
-    assert mjpeg.startswith("streams.s.source.url: not an HTTP URL; expected http://host/path; got 'rtsp://me:***@cam")
-    assert told({"kind": "stream", "url": "/dev/video0"}).startswith("streams.s.source.url: not a URL; expected rtsp:")
-
-
-def test_a_folder_is_no_file_of_labels(tmp_path: Path) -> None:
-    (tmp_path / "names").mkdir()
-    raw = {
-        "models": {"m": {"path": "ssd-mobilenet-v2-oid", "labels": "names"}},
-        "streams": {"s": {"source": "synthetic", "model": "m"}},
-    }
-    told = outcome(lambda: build(raw, options_of, folder=tmp_path, find_model=find_model))[1]
-    assert told == f"models.m.labels: not a file; expected a text file with one label a line; got {tmp_path}/names"
-
-
-def test_a_source_of_the_command_line_must_be_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "model.onnx").touch()
-    (tmp_path / "nape.mp4").touch()
-    monkeypatch.chdir(tmp_path)
-    for source, says in (
-        ("nope.mp4", '--source: no such file; expected a video file; got nope.mp4. Did you mean "nape.mp4"?'),
-        ("rtsp://", "--source: no host in the URL; expected rtsp://host[:port]/path; got 'rtsp://'"),
-        ("http://me:hunter2@/x", "--source: no host in the URL; expected http://host[:port]/path; got 'http://***@/x'"),
-    ):
-        assert main(["run", "--model", "model.onnx", "--source", source]) == 2
-        assert says in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "url", ["rtsp://:554/x", "RTSPS:///x", "http://me:pw@:80", "https://?x", "rtmp://", "http://h:x/"]
-)
-def test_cameras_need_a_host(url: str) -> None:
-    with pytest.raises(ConfigError, match="in the URL; expected"):
-        check_url(url)
-
-
-@pytest.mark.parametrize("url", ["rtsp://cam", "http://[::1]:80/v", "udp://@:1234", "srt://:9000?mode=listener", "cam"])
-def test_who_listens_needs_none(url: str) -> None:
-    check_url(url)
-
-
 # -- where a key stands
 
 
@@ -260,14 +156,6 @@ def test_every_planned_key_is_refused() -> None:
         table[[room, *rest][-1]] = True
         with pytest.raises(ConfigErrors, match=r"planned, not in this version\. Remove it"):
             build(raw, options_of, find_model=find_model)
-
-
-def outcome(make: Callable[[], Config]) -> tuple[Any, str]:
-    """The config and no text, or None and what was wrong; any other error is raised."""
-    try:
-        return make(), ""
-    except ConfigErrors as error:
-        return None, str(error)
 
 
 # -- any mutation of a good config raises ConfigError or nothing
@@ -327,191 +215,3 @@ def test_a_damaged_file_is_refused_with_nothing_but_config_errors(data: st.DataO
     path.write_bytes(text)
     config, told = outcome(lambda: load(path, options_of, find_model))
     assert (config is None) == bool(told)
-
-
-# -- sources as text
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "options"),
-    [
-        ("rtsp://cam/1", "stream", {"url": "rtsp://cam/1"}),
-        ("RTSPS://cam/1", "stream", {"url": "RTSPS://cam/1"}),
-        ("http://cam/v", "mjpeg", {"url": "http://cam/v"}),
-        ("https://cam/v.jpg", "mjpeg", {"url": "https://cam/v.jpg"}),
-        ("0", "camera", {"device": "/dev/video0"}),
-        ("/dev/video2", "camera", {"device": "/dev/video2"}),
-        ("/dev/v4l/by-id/usb-1", "camera", {"device": "/dev/v4l/by-id/usb-1"}),
-        ("videotestsrc ! appsink", "camera", {"device": "videotestsrc ! appsink"}),
-        ("synthetic", "synthetic", {}),
-        ("synthetic:64x48", "synthetic", {"size": [64, 48]}),
-        ("synthetic:640x480@29.97", "synthetic", {"size": [640, 480], "fps": 29.97}),
-        ("a/b.MP4", "file", {"path": "here/a/b.MP4"}),
-        ("/a/b.avi", "file", {"path": "/a/b.avi"}),
-        ("b.jpeg", "images", {"path": "here/b.jpeg"}),
-        ("b/**/*", "images", {"path": "here/b/**/*"}),
-    ],
-)
-def test_source_text(text: str, kind: str, options: dict[str, Any]) -> None:
-    assert parse_source(text, Path("here")) == (kind, options)
-
-
-def test_a_folder_is_images_whatever_its_name(tmp_path: Path) -> None:
-    (tmp_path / "birds.mp4").mkdir()
-    assert parse_source("birds.mp4", tmp_path) == ("images", {"path": str(tmp_path / "birds.mp4")})
-
-
-@pytest.mark.parametrize(
-    "text", ["", "cam", "ftp://x/y.mp4", "synthetic:", "synthetic:1x", "1234", "-1", "notes.txt", "é" * 300]
-)
-def test_what_is_not_a_source(text: str) -> None:
-    with pytest.raises(ConfigError, match="synthetic"):
-        parse_source(text)
-
-
-# -- values
-
-
-@pytest.mark.parametrize(
-    ("text", "unit", "value"),
-    [
-        ("250ms", "ms", 250), ("250ms", "s", 0.25), ("30s", "s", 30), ("1.5 min", "s", 90), ("2h", "s", 7200),
-        ("7d", "s", 604800), ("10us", "ms", 0.01), ("64MiB", "bytes", 64 << 20), ("1kB", "bytes", 1000),
-        ("-1s", "s", -1), ("250", "ms", None), ("ms", "ms", None), ("64MiB", "s", None), ("3s", "bytes", None),
-        ("1e3s", "s", None), ("٣s", "s", 3), ("", "s", None),
-    ],
-)  # fmt: skip
-def test_quantities(text: str, unit: str, value: float | None) -> None:
-    assert quantity(text, unit) == (None if value is None else pytest.approx(value, abs=1e-12))
-
-
-@given(st.floats(1e-3, 1e6), st.sampled_from(["us", "ms", "s", "m", "h", "d"]))
-def test_milliseconds_are_a_thousandth_of_seconds(number: float, unit: str) -> None:
-    text = f"{number:.6f}{unit}"
-    seconds, milliseconds = quantity(text, "s"), quantity(text, "ms")
-    assert seconds is not None
-    assert milliseconds is not None
-    assert math.isclose(milliseconds, seconds * 1000, rel_tol=1e-9, abs_tol=1e-8)
-
-
-class Outer(msgspec.Struct):
-    class_name: str = msgspec.field(name="class", default="")
-    pairs: tuple[Annotated[tuple[int, int], msgspec.Meta()], ...] = ()
-    either: int | str | None = None
-    sizes: dict[str, Annotated[int, msgspec.Meta(ge=1)]] = {}
-    max_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        if self.either == "never":
-            raise ValueError("either is never")
-
-
-@pytest.mark.parametrize(
-    ("raw", "path", "what"),
-    [
-        ({"class": 1}, "class", "wrong type"),
-        ({"class_name": "x"}, "class_name", "unknown key"),
-        ({"pairs": [[1, 2], [1]]}, "pairs[1]", "wrong length"),
-        ({"pairs": [[1, True]]}, "pairs[0][1]", "wrong type"),
-        ({"either": 1.5}, "either", "wrong value"),
-        ({"either": "never"}, "", "either is never"),
-        ({"sizes": {"a b": 0}}, 'sizes."a b"', "out of range"),
-        ({"max_bytes": "0.3B"}, "max_bytes", "wrong type"),
-        ({"max_bytes": 1 << 64}, "max_bytes", "out of range"),
-        ([], "", "wrong type"),
-    ],
-)
-def test_structs_of_any_plug_in(raw: Any, path: str, what: str) -> None:
-    report = Report(lambda place: place)
-    assert read(raw, Outer, "", report) is INVALID
-    (error,) = report.errors
-    assert (error.where, error.what) == (path, what)
-
-
-def test_what_is_read_of_any_plug_in() -> None:
-    report = Report(lambda place: place)
-    raw = {"class": "c", "pairs": [[1, 2]], "either": 5, "sizes": {"a": 1}, "max_bytes": "64KiB"}
-    assert read(raw, Outer, "", report) == Outer("c", ((1, 2),), 5, {"a": 1}, 65536)
-    assert not report.errors
-    assert describe(int | str) == "a whole number or text"
-
-
-def test_shown_values_are_short_and_hold_no_password() -> None:
-    assert show("rtsp://admin:pa/ss@w@cam/1") == "'rtsp://admin:***@cam/1'"
-    assert show(1 << 20_000) == "a number of 20001 bits"
-    assert len(show("x" * 500)) == 80
-    assert (show({}), show([1]), show(None), show(True)) == ("an empty table", "a list of 1", "nothing", "true")
-    assert show(()) == "an empty list"
-
-
-# -- passwords
-
-
-def test_a_secret_shows_nothing(tmp_path: Path) -> None:
-    secret = Secret("plain", "hunter2")
-    config = load(CONFIGS / "good" / "secrets.toml", options_of, find_model)
-    assert config.mqtt is not None
-    assert config.mqtt.password is not None
-    assert config.mqtt.url == "mqtt://broker.example"
-    assert config.mqtt.password.reveal() == "p@ss"
-    for text in (repr(secret), str(secret), f"{secret:>20}", f"{[secret]}", repr(config)):
-        assert "hunter2" not in text
-        assert "p@ss" not in text
-    with pytest.raises(TypeError):
-        msgspec.json.encode(secret)
-
-
-def test_where_a_secret_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mqtt").write_text("hunter2\n")
-    (tmp_path / "mqtt").chmod(0o600)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    monkeypatch.setenv("MQTT_PASSWORD", "hunter2")
-    for secret in (
-        Secret("credential", "mqtt"),
-        Secret("env", "MQTT_PASSWORD"),
-        Secret("file", str(tmp_path / "mqtt")),
-    ):
-        assert secret.reveal() == "hunter2"
-        assert secret.warnings() == []
-        assert Secret(secret.kind, next(iter((secret.place or {}).values()))) == secret
-
-
-def test_a_secret_that_is_not_there_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "empty").write_text("\n")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    (tmp_path / "huge").write_bytes(bytes(70_000))
-    for name in ("empty", "binary", "huge", "nowhere", "."):
-        with pytest.raises(ConfigError, match=f"^mqtt.password: no password there; expected {tmp_path}"):
-            Secret("file", str(tmp_path / name), "mqtt.password").reveal()
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(ConfigError, match=r"no \$CREDENTIALS_DIRECTORY in the environment\. Add LoadCredential=a:"):
-        Secret("credential", "a").reveal()
-    monkeypatch.setenv("EMPTY_PASSWORD", "")
-    for name in ("EMPTY_PASSWORD", "NO_SUCH_PASSWORD"):
-        with pytest.raises(ConfigError, match=f"the environment variable {name}"):
-            Secret("env", name).reveal()
-
-
-def test_unwise_secrets_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "password"
-    path.write_text("hunter2")
-    path.chmod(0o644)
-    secret = Secret("file", str(path))
-    assert "every user" in secret.warnings()[0]
-    assert secret.reveal() == "hunter2"
-    assert "every user" in caplog.text
-    assert "plain text" in Secret("plain", "hunter2").warnings()[0]
-    assert "hunter2" not in caplog.text + str(Secret("plain", "hunter2").warnings())
-
-
-def test_credentials_in_a_url() -> None:
-    assert split_credentials("mqtt://u:p%3Aq@h:1") == ("mqtt://h:1", "u", "p:q")
-    assert split_credentials("mqtt://u@h") == ("mqtt://h", "u", None)
-    assert split_credentials("mqtt://h") == ("mqtt://h", None, None)
-
-
-def test_the_default_device_id_is_a_usable_one() -> None:
-    report = Report(lambda place: place)
-    raw = {"device": {"id": default_device_id()}, "models": {}, "streams": {}}
-    read(raw, Config, "", report)
-    assert [error.where for error in report.errors] == ["models", "streams"]

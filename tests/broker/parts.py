@@ -9,10 +9,12 @@ from typing import Any
 from edgerun.broker.connection import Connection
 from edgerun.broker.options import BrokerOptions
 from edgerun.clock import SystemClock
+from tests import mosquitto
 
 DEVICE = "dock-7"
 STATUS = f"edgerun/{DEVICE}/status"
 TOPIC = f"edgerun/{DEVICE}/detections/main"
+LATE_S = 15.0
 
 
 def options(url: str, **other: Any) -> BrokerOptions:
@@ -35,3 +37,7 @@ def balanced(connection: Connection) -> bool:
     """Every message given to `publish` is in exactly one place."""
     s = connection.stats()
     return s.queued == s.sent0 + s.acked + sum(s.dropped.values()) + s.waiting + s.in_flight
+
+
+def numbers(messages: list[mosquitto.Heard], topic: str = TOPIC) -> list[int]:
+    return [int(m.payload) for m in messages if m.topic == topic]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -14,20 +13,10 @@ import time
 import pytest
 
 from edgerun.broker.message import Message
-from edgerun.errors import BrokerError
-from edgerun.ports import Incoming
-from edgerun.slot import Slot
 from tests import mosquitto
-from tests.broker.gate import HANG_UP, REFUSED_BY_3_1_1, REFUSED_BY_5, TAKEN_OVER, gate
-from tests.broker.parts import DEVICE, STATUS, TOPIC, balanced, connection
+from tests.broker.gate import gate
+from tests.broker.parts import DEVICE, LATE_S, STATUS, TOPIC, balanced, connection, numbers
 from tests.mosquitto import wait_until
-
-PLANTED = "pl4nted-s3cret"
-LATE_S = 15.0
-
-
-def numbers(messages: list[mosquitto.Heard], topic: str = TOPIC) -> list[int]:
-    return [int(m.payload) for m in messages if m.topic == topic]
 
 
 def test_a_real_subscriber_sees_what_is_published() -> None:
@@ -248,121 +237,6 @@ def test_a_broker_that_acknowledges_nothing_is_left_and_asked_again() -> None:
         assert link.stats().resent == 1
 
 
-def test_a_silent_broker_is_given_up_after_the_connect_time_out() -> None:
-    with mosquitto.broker() as broker:
-        broker.freeze()
-        with connection(broker.url, connect_timeout_s=0.3) as link:
-            wait_until(lambda: link.last_error is not None)
-            assert "CONNACK" in str(link.last_error)
-            broker.thaw()
-            wait_until(lambda: link.connected)
-
-
-def test_a_wrong_password_is_told_without_the_password(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    with mosquitto.broker_with_password("dock", "right") as broker:
-        url = broker.url.replace("://", f"://dock:{PLANTED}@")
-        with connection(url) as link:
-            wait_until(lambda: link.last_error is not None)
-            assert isinstance(link.last_error, BrokerError)
-            shown = [str(link.last_error), repr(link.last_error), repr(link), repr(vars(link)), caplog.text]
-            assert not link.connected
-            assert link.stats().retry_in_s is not None or link.last_error is not None
-    assert "refuses user 'dock'" in shown[0]
-    assert not [text for text in [*shown, caplog.text] if PLANTED in text]
-
-
-def test_the_right_password_works_and_a_refused_topic_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    acl = (f"topic readwrite edgerun/{DEVICE}/#",)
-    with (
-        mosquitto.broker_with_password("dock", PLANTED, *acl) as broker,
-        connection(broker.url.replace("://", f"://dock:{PLANTED}@")) as link,
-    ):
-        link.publish(TOPIC, b"1", qos=1)
-        link.publish("elsewhere/forbidden", b"2", qos=1)
-        link.publish("elsewhere/forbidden", b"3", qos=1)
-        assert link.flush(LATE_S)
-        stats = link.stats()
-    assert stats.acked == 1
-    assert stats.dropped == {"refused": 2}
-    assert caplog.text.count("elsewhere/forbidden") == 1
-    assert PLANTED not in caplog.text
-
-
-@pytest.mark.parametrize("old", [REFUSED_BY_5, REFUSED_BY_3_1_1, HANG_UP], ids=["0x84", "0x01", "hangs up"])
-def test_falls_back_to_3_1_1_by_itself(old: bytes) -> None:
-    with (
-        mosquitto.broker() as broker,
-        gate(broker.port, old) as door,
-        connection(door.url) as link,
-        mosquitto.subscriber(broker, TOPIC) as seen,
-    ):
-        link.publish(TOPIC, b"1", qos=1)
-        assert link.flush(LATE_S)
-        assert numbers(seen.wait(len)) == [1]
-        assert link.stats().protocol == "3.1.1"
-        assert door.versions == ([5, 5, 4] if old == HANG_UP else [5, 4])
-        door.cut()
-        wait_until(lambda: link.stats().reconnects == 1)
-        assert link.stats().protocol == "3.1.1"
-
-
-def test_3_1_1_publishes_its_will_and_says_goodbye() -> None:
-    with (
-        mosquitto.broker() as broker,
-        gate(broker.port, REFUSED_BY_5) as door,
-        mosquitto.subscriber(broker, STATUS) as seen,
-    ):
-        with connection(door.url) as link:
-            wait_until(lambda: link.connected)
-            door.locked.set()
-            door.cut()
-            assert seen.wait(lambda ms: len(ms) >= 2)[-1].payload == b"offline"
-            door.locked.clear()
-            seen.wait(lambda ms: len(ms) >= 3)
-        messages = seen.wait(lambda ms: len(ms) >= 4)
-    assert [m.payload for m in messages] == [b"online", b"offline", b"online", b"offline"]
-
-
-def test_a_take_over_waits_long_and_names_the_id(caplog: pytest.LogCaptureFixture) -> None:
-    with mosquitto.broker() as broker, gate(broker.port) as door, connection(door.url) as link:
-        wait_until(lambda: link.connected)
-        door.say(TAKEN_OVER)
-        wait_until(lambda: link.stats().retry_in_s)
-        wait_s = link.stats().retry_in_s
-        assert wait_s is not None
-        assert 50 < wait_s <= 120
-        assert f"'{DEVICE}'" in str(link.last_error)
-    assert [r for r in caplog.records if r.levelno == logging.ERROR and f"'{DEVICE}'" in r.getMessage()]
-
-
-@pytest.mark.parametrize("old", [None, REFUSED_BY_5], ids=["5", "3.1.1"])
-def test_two_of_one_id_do_not_fight_for_ever(old: bytes | None) -> None:
-    with (
-        mosquitto.broker() as broker,
-        gate(broker.port, old) as door,
-        connection(door.url) as one,
-        connection(door.url) as other,
-    ):
-        wait_until(lambda: max(link.stats().retry_in_s or 0 for link in (one, other)) > 50)
-        left, right = (one, other) if (one.stats().retry_in_s or 0) > 50 else (other, one)
-        assert f"another client with the id '{DEVICE}'" in str(left.last_error)
-        wait_until(lambda: right.connected)
-
-
-def test_a_broker_that_throws_us_out_again_and_again_is_left_alone_for_a_while() -> None:
-    with (
-        mosquitto.broker() as broker,
-        gate(broker.port, REFUSED_BY_5, hang_up_after_connack=True) as door,
-        connection(door.url) as link,
-    ):
-        wait_until(lambda: "another client" in str(link.last_error))
-        wait_s = link.stats().retry_in_s
-        assert wait_s is not None
-        assert wait_s > 50
-        assert door.versions == [5, 4, 4, 4]
-
-
 def test_a_message_over_the_brokers_limit_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     with mosquitto.broker("max_packet_size 2000") as broker, connection(broker.url) as link:
         wait_until(lambda: link.connected)
@@ -393,74 +267,6 @@ def test_never_more_on_the_way_than_the_broker_takes() -> None:
         door.cut()
         assert link.flush(LATE_S)
         assert link.stats().resent <= 3
-
-
-def test_incoming_messages_wait_in_an_inbox_and_harm_nobody() -> None:
-    inbox: Slot[Incoming] = Slot(4)
-    with mosquitto.broker() as broker, connection(broker.url) as link:
-        link.subscribe(f"edgerun/{DEVICE}/cmd/#", inbox)
-        wait_until(lambda: link.connected)
-        topic = f"edgerun/{DEVICE}/cmd/reload"
-
-        def sent_and_received() -> bool:
-            link.publish(topic, b"first", qos=1)
-            return inbox.take(0.2) is not None
-
-        wait_until(sent_and_received, what="the subscription")
-        for n in range(20):
-            link.publish(topic, b"%d" % n, qos=1)
-        assert link.flush(LATE_S)
-        wait_until(lambda: inbox.stats().victims >= 16)
-        last = [inbox.take(5) for _ in range(4)]
-        assert [m.payload for m in last if m] == [b"16", b"17", b"18", b"19"]
-        inbox.close()
-        link.publish(topic, b"nobody listens", qos=1)
-        assert link.flush(LATE_S)
-        assert link.connected
-
-
-def test_two_inboxes_of_one_filter_and_what_is_left_when_they_close() -> None:
-    first: Slot[Incoming] = Slot(100)
-    second: Slot[Incoming] = Slot(100)
-    with mosquitto.broker() as broker, connection(broker.url) as link:
-        link.subscribe("t/+", first)
-        link.subscribe("t/+", second)
-
-        def both_hear() -> bool:
-            link.publish("t/1", b"1", qos=1)
-            return first.take(0.2) is not None and second.take(0.2) is not None
-
-        wait_until(both_hear, what="both subscriptions")
-        first.close()
-        again: Slot[Incoming] = Slot(100)
-        link.subscribe("t/+", again)  # as a source does that is opened again while its old inbox is forgotten
-
-        def the_others_hear() -> bool:
-            link.publish("t/2", b"2", qos=1)
-            return again.take(0.2) is not None and second.take(0.2) is not None
-
-        wait_until(the_others_hear, what="those that are left")
-        second.close()
-        again.close()
-        wait_until(lambda: not link._inboxes._inboxes and not link._inboxes.waits, what="the end of the subscription")
-        assert link.connected
-
-
-def test_subscriptions_are_asked_for_again_after_a_restart() -> None:
-    inbox: Slot[Incoming] = Slot(100)
-    with mosquitto.broker() as broker, connection(broker.url) as link:
-        link.subscribe("t/+", inbox)
-        wait_until(lambda: link.connected)
-        broker.kill()
-        wait_until(lambda: not link.connected)
-        broker.restart()
-        wait_until(lambda: link.connected)
-
-        def sent_and_received() -> bool:
-            link.publish("t/1", b"1", qos=1)
-            return inbox.take(0.2) is not None
-
-        wait_until(sent_and_received, what="the subscription")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -15,12 +15,12 @@ from edgerun.config import Config, SecurityConfig, build
 from edgerun.control.signed import sign
 from edgerun.errors import ConfigErrors
 from edgerun.security.keys import generate
-from tests import test_reload
 from tests.mosquitto import wait_until
+from tests.reload import running
+from tests.reload.running import Run, Start, say
 from tests.test_end_to_end import DETECTOR
-from tests.test_reload import Run, Start, say
 
-start = test_reload.start
+start = running.start
 KEY = generate("ops")
 LINE = json.dumps(KEY.public.line)
 

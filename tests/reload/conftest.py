@@ -1,0 +1,5 @@
+"""`start` for every file here."""
+
+from tests.reload import running
+
+start = running.start
