@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", metavar="KIND", help="how the model's outputs are read, where it does not say")
     parser.add_argument("--labels", metavar="FILE", help="one label a line, instead of the model's own")
     parser.add_argument("--pixels", metavar="P", help="0..1, 0..255, -1..1 or imagenet, where the model does not say")
+    flags.add_model_key(parser)
     add_common(parser)
 
 
@@ -120,7 +121,7 @@ def _open(args: argparse.Namespace) -> LoadedModel:
     """The model as it lies there now. Raises `EdgerunError`."""
     from edgerun.app.opening import open_model
 
-    return open_model(_model(args))
+    return open_model(_model(args), model_key=flags.model_key(args))
 
 
 def _model(args: argparse.Namespace) -> ModelConfig:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgerun.models.sealed import seal_model_file
+from edgerun.security.sealing import SealingKey
 from tests import mosquitto
 from tests.mosquitto import wait_until
 from tests.rollout.runs import bundle
@@ -49,6 +51,30 @@ def test_a_worker_takes_another_version_over_between_two_frames(tmp_path: Path) 
     assert [json.loads(one.payload)["models"]["main"]["version"] for one in infos.messages if one.payload] == ["2", "3"]
     served = there.summary()
     assert served["taken"] == served["answered"] + sum(served["refused"].values()) + served["twice"]
+
+
+def test_a_sealed_model_is_served_and_read_again_with_its_key(tmp_path: Path) -> None:
+    """To the devices it is the same model: what is compared is the plain file's hash."""
+    key, out, model = SealingKey.new(), tmp_path / "out.jsonl", tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    seal_model_file(model / "model.tflite", key)
+    (tmp_path / "key").write_text(key.text())
+    (tmp_path / "key").chmod(0o600)
+    with mosquitto.broker() as broker:
+        config = device(tmp_path, broker.url, stream="max_age_ms = 60000", fps=30)
+        args = ("worker", "--broker", broker.url, "--model", model, "--id", "w1", "--threads", 1)
+        with process(*args) as keyless:
+            keyless.says("the file is sealed")
+            assert keyless.end(None) != 0
+        with (
+            process(*args, "--model-key", tmp_path / "key") as there,
+            process("run", "--config", config, "--json", "--jsonl", out) as daemon,
+        ):
+            wait_until(lambda: sum(one["model"]["accelerator"] == "remote:w1" for one in results(out)) > 5, 60)
+            there.send(signal.SIGHUP)
+            there.says("nothing to change")
+            assert daemon.end() == 0, daemon.text
+            assert there.end() == 0, there.text
 
 
 def test_a_file_that_holds_another_model_by_now_changes_nothing(tmp_path: Path) -> None:
