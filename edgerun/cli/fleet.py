@@ -196,9 +196,16 @@ def _plan(args: argparse.Namespace, labels: Mapping[str, str]) -> Plan:
     import re
 
     from edgerun.fleet.plan import Plan, parse_stages
+    from edgerun.models.install import check_source
     from edgerun.models.versions import check_version
 
     check_version(args.version, "--version")
+    if args.source is not None:
+        try:
+            check_source(args.source)
+        except ConfigError as error:
+            error.where = "--source"
+            raise
     name = args.id if args.id is not None else re.sub(r"[^A-Za-z0-9._:-]", "-", f"{args.model}-{args.version}")[:64]
     if not re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", name):
         raise ConfigError("not a usable id", where="--id", expected="1 to 64 of A-Z a-z 0-9 . _ : -", got=repr(name))

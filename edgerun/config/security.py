@@ -95,15 +95,15 @@ def check_security(raw: dict[str, Any], report: Report) -> None:
     commands = security.get("commands") if isinstance(security, dict) else None
     for verb in commands if isinstance(commands, list) else ():
         _check_verb(verb, report)
-    listen = metrics.get("listen") if isinstance(metrics, dict) and metrics.get("token") is None else None
-    if not isinstance(listen, str):
+    listen = metrics.get("listen") if isinstance(metrics, dict) else None
+    if not isinstance(metrics, dict) or not isinstance(listen, str):
         return
     try:
         loopback = ipaddress.ip_address(listen).is_loopback
     except ValueError:
         report.add("metrics.listen", "metrics are served on an address", expected="an IP address", got=show(listen))
         return
-    if not loopback:
+    if not loopback and metrics.get("token") is None:
         report.add(
             "metrics.listen",
             "metrics are only served to this machine unless there is a token",

@@ -98,6 +98,24 @@ def install(
         return store.commit(staged, force=force, activate=activate)
 
 
+def check_source(source: str) -> str:
+    """Its kind: `https:`, `pypi:`, `npm:`, `catalog:`, or what a path begins with. Looks at the words only. Raises
+    `ConfigError` for an address or a package that nobody could fetch.
+    """
+    kind = source.partition(":")[0] + ":"
+    if kind in ("http:", "ftp:", "file:") or (kind not in _REMOTE and "://" in source):
+        raise ConfigError(
+            "not a source of models",
+            expected="a path, https://…, pypi:NAME==VERSION#PATH, npm:NAME@VERSION#PATH or catalog:NAME",
+            got=repr(shown_url(source)[:200]),
+        )
+    if kind == "https:":
+        check_url(source)
+    elif kind in ("pypi:", "npm:"):
+        parse_package(source)
+    return kind
+
+
 @contextmanager
 def fetched(
     store: Store,
@@ -113,17 +131,11 @@ def fetched(
     """The bundle or file that `source` names, on this device until the block ends. Raises as `install` does,
     and what `progress` and `pause` (between two attempts at a download) raise.
     """
-    kind = source.partition(":")[0] + ":"
-    if kind in ("http:", "ftp:", "file:") or (kind not in _REMOTE and "://" in source):
-        raise ConfigError(
-            "not a source of models",
-            expected="a path, https://…, pypi:NAME==VERSION#PATH, npm:NAME@VERSION#PATH or catalog:NAME",
-            got=repr(shown_url(source)[:200]),
-        )
+    kind = check_source(source)
     folder = work / "fetched"
     if kind == "https:":
         how: dict[str, Any] = {"ca_file": ca_file, "progress": progress, "room": _room(store), "pause": pause}
-        path = download(check_url(source), store.partial(), sha256=sha256, **how)
+        path = download(source, store.partial(), sha256=sha256, **how)
         folder.mkdir()
         name = Path(shown_url(source)).name[-100:]
         path = path.rename(folder / (name if name.endswith((*BARE, ".zip")) else "bundle.zip"))

@@ -188,6 +188,15 @@ def test_a_halted_one_says_why_and_stays_halted(tmp_path: Path) -> None:
         (["rollout", "--broker", "mqtt://h", "--model", "m", "--version", "3", "--limit", "200%"], "--limit"),
         (["rollout", "--broker", "mqtt://h", "--model", "m", "--version", "3", "--rate", "0"], "--rate"),
         (["rollout", "--broker", "mqtt://h", "--model", "m", "--version", "3", "--sha256", "ab"], "--sha256"),
+        (
+            ["rollout", "--broker", "mqtt://h", "--model", "m", "--version", "3", "--source", "http://h/m.zip"],
+            "--source",
+        ),
+        (
+            ["rollout", "--broker", "mqtt://h", "--model", "m", "--version", "3", "--source", "https://u:pw@h:x/"],
+            "--source",
+        ),
+        (["rollout", "--broker", "mqtt://h", "--model", "m", "--version", "3", "--source", "pypi:m"], "--source"),
     ],
 )
 def test_mistakes_are_told_in_a_paragraph(args: list[str], says: str) -> None:
