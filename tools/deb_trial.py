@@ -16,6 +16,8 @@ import time
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
+import trees
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "deb"
 CONFIG = "etc/edgerun/edgerun.toml"
@@ -86,7 +88,7 @@ def trial(package: Path, arch: str, version: str) -> None:
         sys.exit("tools/build-deb --test: run it as root: it installs into a system")
     base = base_tree(arch)
     tree = Tree(CACHE / f"tree-{arch}")
-    clear(tree.path)
+    trees.clear(tree.path)
     subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(tree.path)], check=True)
     shutil.copy("/etc/resolv.conf", tree.path / "etc/resolv.conf")
     shutil.copy(package, tree.path / "srv" / "edgerun.deb")
@@ -100,7 +102,7 @@ def trial(package: Path, arch: str, version: str) -> None:
     purge(tree, before)
     page = ROOT / "docs" / "benchmarks" / f"deb-{arch}-{datetime.date.today().isoformat()}.md"
     page.write_text(as_page(tree, package, arch, time.monotonic() - began), encoding="utf-8")
-    clear(tree.path)
+    trees.clear(tree.path)
     print(f"ok  nothing of it is left; {page.relative_to(ROOT)} is written")
 
 
@@ -118,25 +120,8 @@ def base_tree(arch: str) -> Path:
     if emulated(arch):
         image.emulate()
     tree = image.TREE if arch == "arm64" else CACHE / f"base-{arch}"
-    if not tree.is_dir():
-        new = tree.with_suffix(".new")
-        clear(new)
-        new.parent.mkdir(parents=True, exist_ok=True)
-        # In a namespace of its own: what debootstrap mounts goes with it, also when it fails or is killed.
-        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "debootstrap"]
-        words += [f"--arch={arch}", "--variant=minbase", "--include=ca-certificates", "bookworm", str(new)]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-        new.rename(tree)
+    trees.grow(tree, f"--arch={arch}", "--include=ca-certificates")
     return tree
-
-
-def clear(tree: Path) -> None:
-    """Remove it; never with something mounted below it, which may be this machine's own."""
-    below = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    if mounted := [path for path in below if path == str(tree) or path.startswith(f"{tree}/")]:
-        sys.exit(f"tools/build-deb --test: not removed, something is mounted there: umount {' '.join(mounted)}")
-    if tree.exists():
-        shutil.rmtree(tree)
 
 
 def install(tree: Tree, version: str) -> None:
