@@ -14,10 +14,11 @@ from edgerun.broker import ending as endings
 from edgerun.broker.complaints import Complaints
 from edgerun.broker.ending import Cause, Ending
 from edgerun.broker.inboxes import Inboxes
-from edgerun.broker.link import Link, load_paho
+from edgerun.broker.link import Link
 from edgerun.broker.message import Kind, Message, check_topic
 from edgerun.broker.options import Address, BrokerOptions
 from edgerun.broker.outgoing import Outgoing
+from edgerun.broker.paho import load_paho
 from edgerun.broker.reconnect import MQTT_5, Route
 from edgerun.broker.session import Session
 from edgerun.broker.stats import ConnectionStats

@@ -23,9 +23,9 @@ from edgerun.broker import ending as endings
 from edgerun.broker.ending import Ending
 from edgerun.broker.message import Message
 from edgerun.broker.options import Address, BrokerOptions
+from edgerun.broker.paho import encrypt, new_client, properties
 from edgerun.broker.reconnect import MQTT_5
 from edgerun.broker.tls import ClientContext, tls_context
-from edgerun.errors import MissingError
 from edgerun.ports import Incoming
 
 _log = logging.getLogger(__name__)
@@ -43,17 +43,6 @@ class Accepted(msgspec.Struct, frozen=True):
     packet_max_bytes: int | None = None
     qos_max: int = 2
     can_retain: bool = True
-
-
-def load_paho() -> Any:
-    """The module `paho.mqtt.client`. Raises `MissingError`."""
-    try:
-        from paho.mqtt import client
-    except ImportError as error:
-        raise MissingError(
-            "MQTT needs paho-mqtt 2.1 or newer", got=str(error), remedy="pip install 'paho-mqtt>=2.1'"
-        ) from error
-    return client
 
 
 class Link:
@@ -237,70 +226,46 @@ class Link:
 
 
 def _client(options: BrokerOptions, address: Address, protocol: int, tls: ClientContext | None) -> Any:
-    paho = load_paho()
-    client = paho.Client(
-        paho.CallbackAPIVersion.VERSION2,
-        client_id=options.client_id,
+    client = new_client(
+        options,
+        address,
+        protocol,
+        options.client_id,
         clean_session=None if protocol == MQTT_5 else False,
-        protocol=paho.MQTTProtocolVersion(protocol),
-        transport="websockets" if address.websocket else "tcp",
         reconnect_on_failure=False,
         manual_ack=options.receive_max > 0,
     )
-    client.connect_timeout = options.connect_timeout_s
     client.max_inflight_messages_set(0)  # the window is ours; paho's own makes every PUBACK walk its queue
-    if options.username is not None or options.password is not None:
-        client.username_pw_set(options.username, options.password.reveal() if options.password else None)
     client.will_set(options.status_topic, b"offline", qos=1, retain=True, properties=_will(options, protocol))
-    if address.websocket:
-        client.ws_set_options(path=address.path)
     if tls is not None:
-        client.tls_set_context(tls)
-        if options.insecure:
-            client.tls_insecure_set(True)
-            _log.warning("%s: insecure is set: anyone between here and the broker can read and forge", address)
+        encrypt(client, options, address, tls)
     return client
 
 
 def _connect_properties(options: BrokerOptions) -> Any:
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    properties = Properties(PacketTypes.CONNECT)
-    properties.SessionExpiryInterval = max(options.session_expiry_s, options.will_delay_s)
-    properties.MaximumPacketSize = _INCOMING_MAX_BYTES
-    if options.receive_max:
-        properties.ReceiveMaximum = options.receive_max
-    return properties
+    return properties(
+        "CONNECT",
+        SessionExpiryInterval=max(options.session_expiry_s, options.will_delay_s),
+        MaximumPacketSize=_INCOMING_MAX_BYTES,
+        ReceiveMaximum=options.receive_max or None,
+    )
 
 
 def _will(options: BrokerOptions, protocol: int) -> Any:
     """Its delay. A session that expired first would publish the will early (MQTT 5.0, 3.1.3.2): hence the max above."""
-    if protocol != MQTT_5:
-        return None
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    properties = Properties(PacketTypes.WILLMESSAGE)
-    properties.WillDelayInterval = options.will_delay_s
-    return properties
+    return properties("WILLMESSAGE", WillDelayInterval=options.will_delay_s) if protocol == MQTT_5 else None
 
 
 def _properties(message: Message, waited_s: int) -> Any:
     """Message Expiry Interval (MQTT 5.0, 3.3.2.3.3), and what makes requests and answers (4.10)."""
     if message.correlation is None and message.expires_s is None and message.response_topic is None:
         return None
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    properties = Properties(PacketTypes.PUBLISH)
-    if message.correlation is not None:
-        properties.CorrelationData = message.correlation
-    if message.response_topic is not None:
-        properties.ResponseTopic = message.response_topic
-    if message.expires_s is not None:
-        properties.MessageExpiryInterval = max(1, message.expires_s - waited_s)
-    return properties
+    return properties(
+        "PUBLISH",
+        CorrelationData=message.correlation,
+        ResponseTopic=message.response_topic,
+        MessageExpiryInterval=None if message.expires_s is None else max(1, message.expires_s - waited_s),
+    )
 
 
 def _no_delay(sock: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ class Place:
     """A temporary folder on the target's file system; leaving it removes everything that was not delivered.
 
     Folders of processes that are gone are removed too (a kill -9 leaves one). Raises `ConfigError` when the target is
-    there already (with `force`: when it is neither a bundle nor empty), `DeviceError` without room for the work.
+    there already (with `force`: when it is neither a bundle nor empty) or cannot be made, `DeviceError` without room.
     """
 
     def __init__(self, target: Path, *, force: bool, source_bytes: int) -> None:
@@ -39,7 +40,8 @@ class Place:
         except OSError as error:
             if isinstance(error, DeviceError):
                 raise
-            raise DeviceError(
+            kind = DeviceError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else ConfigError
+            raise kind(
                 "the target's folder cannot be written to",
                 where=self._target.parent,
                 got=error.strerror or str(error),

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from edgerun.broker import ending as endings
 from edgerun.broker.ending import Cause, Ending
-from edgerun.broker.link import Link, load_paho
+from edgerun.broker.link import Link
 from edgerun.broker.options import Address, BrokerOptions, parse_address
+from edgerun.broker.paho import load_paho
 from edgerun.broker.reconnect import MQTT_3_1_1, MQTT_5
 from edgerun.doctor.examine import Patient
 from edgerun.doctor.line import Line, absent, green, red, yellow

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from edgerun.broker import ending as endings
 from edgerun.broker.ending import Cause, Ending
-from edgerun.broker.link import load_paho
 from edgerun.broker.message import Message
 from edgerun.broker.options import BrokerOptions, parse_address
+from edgerun.broker.paho import encrypt, load_paho, new_client, properties
 from edgerun.broker.reconnect import MQTT_3_1_1, MQTT_5, Reconnect
 from edgerun.broker.tls import tls_context
 from edgerun.errors import BrokerError, EdgerunError
@@ -44,7 +44,7 @@ class Line:
 
     def __init__(self, options: BrokerOptions) -> None:
         self._options, self._address = options, parse_address(options.url)
-        self._paho = load_paho()
+        load_paho()
         self._name = f"edgerun-fleet-{secrets.token_hex(4)}"
         self._mark_topic = f"{options.prefix}/_fleet/{self._name}"
         self._reconnect = Reconnect(options, self._address)
@@ -94,10 +94,10 @@ class Line:
         """Raises `BrokerError` while there is no connection."""
         if not self.connected:
             raise BrokerError("the broker is away", where=self._address)
-        properties = None
+        expiry = None
         if self._reconnect.protocol == MQTT_5 and message.expires_s is not None:
-            properties = self._properties("PUBLISH", MessageExpiryInterval=message.expires_s)
-        self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+            expiry = properties("PUBLISH", MessageExpiryInterval=message.expires_s)
+        self._client.publish(message.topic, message.payload, message.qos, message.retain, expiry)
 
     def step(self, timeout_s: float) -> list[Came]:
         """What came, after waiting at most `timeout_s` for it."""
@@ -166,30 +166,24 @@ class Line:
         self.close()
         options, protocol = self._options, self._reconnect.protocol
         self._ending, self._subscribing, self._began = None, set(), time.monotonic()
-        client = self._client = self._paho.Client(
-            self._paho.CallbackAPIVersion.VERSION2,
-            client_id=self._name,
+        client = self._client = new_client(
+            options,
+            self._address,
+            protocol,
+            self._name,
             clean_session=None if protocol == MQTT_5 else True,
-            protocol=self._paho.MQTTProtocolVersion(protocol),
-            transport="websockets" if self._address.websocket else "tcp",
             reconnect_on_failure=False,
         )
-        client.connect_timeout = options.connect_timeout_s
         client.max_inflight_messages_set(0)  # what is published stays in order, the mark behind it
         client.on_socket_open = _widen
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
-        if options.username is not None or options.password is not None:
-            client.username_pw_set(options.username, options.password.reveal() if options.password else None)
-        if self._address.websocket:
-            client.ws_set_options(path=self._address.path)
         how: dict[str, Any] = {"keepalive": options.keepalive_s}
         if protocol != MQTT_3_1_1:
-            how["properties"] = self._properties("CONNECT", MaximumPacketSize=_LONGEST_PACKET)
+            how["properties"] = properties("CONNECT", MaximumPacketSize=_LONGEST_PACKET)
         try:
             if self._address.tls:
-                client.tls_set_context(tls_context(options))
-                client.tls_insecure_set(options.insecure)
+                encrypt(client, options, self._address, tls_context(options))
             client.connect(self._address.host, self._address.port, **how)
         except (OSError, EdgerunError) as error:
             raise endings.cannot_connect(options, self._address, error).error from error
@@ -265,15 +259,6 @@ class Line:
             self._marks += 1
         elif len(message.payload) <= _LONGEST_PACKET:
             self._came.append(Came(topic, bytes(message.payload)))
-
-    def _properties(self, packet: str, **values: int) -> Any:
-        from paho.mqtt.packettypes import PacketTypes
-        from paho.mqtt.properties import Properties
-
-        made = Properties(getattr(PacketTypes, packet))
-        for name, value in values.items():
-            setattr(made, name, value)
-        return made
 
 
 def _widen(_client: Any, _data: Any, sock: Any) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from edgerun.broker import ending as endings
-from edgerun.broker.link import load_paho
 from edgerun.broker.options import BrokerOptions, parse_address
+from edgerun.broker.paho import encrypt, new_client, properties
+from edgerun.broker.reconnect import MQTT_3_1_1, MQTT_5
 from edgerun.broker.tls import tls_context
 from edgerun.errors import BrokerError, EdgerunError
 
@@ -49,11 +50,10 @@ class Listener:
 
     def start(self) -> None:
         """Connect and subscribe. Raises `BrokerError` when that fails, `MissingError` without paho, `ConfigError`."""
-        paho = load_paho()
-        self._try(paho, paho.MQTTv5)
+        self._try(MQTT_5)
         if self._refusal is not None and self._refusal[0] == endings.UNSUPPORTED_VERSION:
             self.stop()
-            self._try(paho, paho.MQTTv311)
+            self._try(MQTT_3_1_1)
         if self._refusal is not None:
             error: BrokerError = endings.refused(self._options, self._address, *self._refusal).error
         elif not self._answered.is_set() or not self._subscribed.wait(self._options.connect_timeout_s):
@@ -70,36 +70,22 @@ class Listener:
             client.disconnect()
             client.loop_stop()
 
-    def _try(self, paho: Any, protocol: int) -> None:
+    def _try(self, protocol: int) -> None:
         self._refusal = None
         self._answered.clear()
         options = self._options
-        client = self._client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2,
-            client_id=f"edgerun-watch-{secrets.token_hex(4)}",
-            protocol=protocol,
-            transport="websockets" if self._address.websocket else "tcp",
-        )
+        name = f"edgerun-watch-{secrets.token_hex(4)}"
+        client = self._client = new_client(options, self._address, protocol, name)
         client.suppress_exceptions = True
-        client.connect_timeout = options.connect_timeout_s
         client.reconnect_delay_set(*_RECONNECT_S)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, lambda *_: self._subscribed.set()
-        if options.username is not None or options.password is not None:
-            client.username_pw_set(options.username, options.password.reveal() if options.password else None)
-        if self._address.websocket:
-            client.ws_set_options(path=self._address.path)
         how: dict[str, Any] = {"keepalive": options.keepalive_s}
-        if protocol == paho.MQTTv5:
-            from paho.mqtt.packettypes import PacketTypes
-            from paho.mqtt.properties import Properties
-
-            how["properties"] = Properties(PacketTypes.CONNECT)
-            how["properties"].MaximumPacketSize = _LONGEST_PACKET
+        if protocol == MQTT_5:
+            how["properties"] = properties("CONNECT", MaximumPacketSize=_LONGEST_PACKET)
         try:
             if self._address.tls:
-                client.tls_set_context(tls_context(options))
-                client.tls_insecure_set(options.insecure)
+                encrypt(client, options, self._address, tls_context(options))
             client.connect(self._address.host, self._address.port, **how)
         except (OSError, EdgerunError) as error:
             raise endings.cannot_connect(options, self._address, error).error from error

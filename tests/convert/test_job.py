@@ -286,6 +286,12 @@ def test_a_disk_that_fills_up_on_the_way(ground: Path, tmp_path: Path, make_disk
     assert [one.name for one in disk.iterdir()] == ["other"]
 
 
+def test_a_place_that_cannot_be_made_is_the_operators_mistake() -> None:
+    with pytest.raises(ConfigError, match="cannot be written to") as caught:
+        Place(Path("/proc/nowhere/bundle"), force=False, source_bytes=0)
+    assert "choose another place with -o" in str(caught.value).lower()
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
