@@ -241,6 +241,12 @@ class Device:
         )
         return found
 
+    def told_of(self, state: str) -> dict[str, Any]:
+        """What `models/detector` says once it says that the rollout is there: the event comes before it."""
+        topic = "models/detector"
+        wait_until(lambda: self.last(topic)["rollout"]["state"] == state, 60, f"{state}, not {self.last(topic)}")
+        return self.last(topic)
+
     def kept(self) -> Rollout:
         """As it lies on the medium."""
         path = self.state / "rollout" / f"{NAME}.json"

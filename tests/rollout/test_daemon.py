@@ -30,7 +30,7 @@ def test_a_good_update_goes_all_the_way(device: Device, tmp_path: Path) -> None:
     assert device.kinds() == ["staged", "verified", "shadow", "canary", "active", "committed"]
     device.wait_version("3")
     assert device.versions() == ["2", "3"]
-    told = device.last("models/detector")
+    told = device.told_of("committed")
     assert (told["installed_version"], told["latest_version"], told["in_progress"]) == ("3", "3", False)
     assert told["rollout"]["comparison"]["disagreement"] == 0.0
     assert told["rollout"]["comparison"]["seen"] >= 5
@@ -53,7 +53,7 @@ def test_a_bad_one_never_serves(device: Device, tmp_path: Path) -> None:
     assert device.kinds() == ["staged", "verified", "shadow", "rolled_back"]
     assert "disagreement 1.00" in device.kept().reason
     assert "disagreement 1.00" in device.events()[-1]["text"]
-    assert device.last("models/detector")["rollout"]["comparison"]["disagreement"] == 1.0
+    assert device.told_of("rolled_back")["rollout"]["comparison"]["disagreement"] == 1.0
     device.end()
     assert device.versions() == ["2"]
     assert device.store().record(NAME).active == "2"
@@ -71,7 +71,7 @@ def test_one_whose_weights_are_garbage_never_serves(device: Device, tmp_path: Pa
 
 
 def test_one_that_is_slow_when_it_serves_goes_back(device: Device, tmp_path: Path) -> None:
-    device.write(latency_ratio=1.3, canary_frames=100_000)
+    device.write(latency_ratio=1.3, shadow_frames=1, canary_frames=100_000)
     device.begin()
     slow = bundle(tmp_path, "3", model_tflite=slow_weights())
     assert device.say("model/install", name="detector", source=str(slow))["ok"]
@@ -81,7 +81,7 @@ def test_one_that_is_slow_when_it_serves_goes_back(device: Device, tmp_path: Pat
     wait_until(lambda: device.versions() == ["2", "3"] and device.results()[-1]["model"]["version"] == "2", 60)
     wait_until(lambda: not device.kept().placed, 60)
     assert device.active() == "2"
-    told = device.last("models/detector")
+    told = device.told_of("rolled_back")
     assert (told["installed_version"], told["latest_version"]) == ("2", "2")
     stream = device.end()["streams"]["yard"]
     assert (stream["failed"], stream["expired"]) == (0, 0)
