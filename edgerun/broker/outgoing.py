@@ -99,7 +99,9 @@ class Outgoing:
             lane = passing
             if durable and lasting and (not passing or lasting[0].ticket < passing[0].ticket):
                 lane = lasting
-            if not lane or (lane is lasting and not self._may_go(lane[0])):
+            if lane is lasting and lane and not self._may_go(lane[0]):
+                lane = passing
+            if not lane:
                 return None
             entry = lane.popleft()
             self._bytes -= entry.message.weight

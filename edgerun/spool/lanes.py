@@ -58,6 +58,8 @@ class Lanes(Outgoing):
         self._lost: Counter[str] = Counter()
         self._uncertain: OrderedDict[int, None] = OrderedDict()
         self._highest: int | None = None
+        self._again = 0  # what a folder that was taken anew gives, and was counted before
+        self._no_copies = False  # the disk is full: live ones go without
 
     def opened(self, window: int) -> None:
         with self._changed:
@@ -70,6 +72,10 @@ class Lanes(Outgoing):
         if message.keep is None or self._disk == "off":
             return super().put(message, now_ns)
         with self._changed:
+            if message.weight > self._max_bytes:
+                self._put += 1
+                self._count_lost(message.keep, "full", 1)
+                return 1
             if message.number is not None:
                 self._uncertain[message.number] = None
                 self._highest = message.number
@@ -94,7 +100,7 @@ class Lanes(Outgoing):
         return len(self._lanes[1]) * 2 > self._max_messages or self._bytes * 2 > self._max_bytes
 
     def _is_safe(self, entry: Entry) -> bool:
-        return entry.place is not None or self._disk == "broken"
+        return entry.place is not None or self._no_copies or self._disk == "broken"
 
     def _put_away(self, message: Message, now_ns: int) -> int:
         self._put += 1
@@ -152,6 +158,7 @@ class Lanes(Outgoing):
             or entry.message.keep is None
             or entry.place is not None
             or self._disk in ("off", "broken")
+            or self._no_copies
             or entry.put_ns < self._late_ns
         )
 
@@ -180,6 +187,12 @@ class Lanes(Outgoing):
             self._replayed += ticket < 0 and ticket in self._in_flight
             super().ack(ticket)
 
+    def drop(self, entry: Entry, reason: str) -> None:
+        with self._changed:
+            super().drop(entry, reason)
+            if entry.message.keep is not None:
+                self._lost[entry.message.keep] += 1
+
     def _settled(self, entry: Entry) -> None:
         super()._settled(entry)
         self._forget_number(entry.message)
@@ -207,7 +220,15 @@ class Lanes(Outgoing):
         self._in_flight.clear()
         lasting.clear()
         replays, away = [], []
+        torn: set[Kind] = set()  # an older one has no copy: who follows is written again, behind it
         for entry in entries:
+            kind = entry.message.keep
+            if kind is not None and entry.ticket > 0 and entry.place not in self._overtaken:
+                if entry.place is None:
+                    torn.add(kind)
+                elif kind in torn:
+                    self._acks.append(entry.place)
+                    entry.place = None
             if entry.ticket < 0:
                 replays.append(entry)
             elif entry.message.keep is None:
@@ -252,7 +273,8 @@ class Lanes(Outgoing):
     def _stats(self) -> OutgoingStats:
         stats = super()._stats()
         waiting = stats.waiting + len(self._away) + len(self._ahead) + self._backlog
-        return msgspec.structs.replace(stats, waiting=waiting, waiting_bytes=self._bytes + self._away_bytes)
+        in_memory = self._bytes + self._away_bytes
+        return msgspec.structs.replace(stats, put=stats.put - self._again, waiting=waiting, waiting_bytes=in_memory)
 
     def _oldest(self) -> Entry | None:
         candidates = [entry for entry in (super()._oldest(),) if entry is not None]
@@ -266,6 +288,38 @@ class Lanes(Outgoing):
         """Live messages that are kept, oldest first."""
         live = (e for e in (*self._in_flight.values(), *self._lanes[1]) if e.ticket > 0 and e.message.keep is not None)
         return sorted(live, key=lambda entry: entry.ticket)
+
+    def _uncopy(self, kind: Kind, first: int, behind: int) -> list[tuple[Kind, int]]:
+        """The file of these n goes: what of it is in memory has no copy any more. Returns whom the disk need not keep
+        for us: these, and what the broker has. Called with the lock.
+        """
+        done, self._acks = self._acks, []
+        for entry in (*self._ahead, *self._in_flight.values(), *self._lanes[1]):
+            if entry.place is not None and entry.place[0] == kind and first <= entry.place[1] < behind:
+                done.append(entry.place)
+                self._overtaken.discard(entry.place)
+                entry.place = None
+        return done
+
+    def _lose_disk(self) -> None:
+        """What is on it is found by whoever opens it again; the rest goes on in memory. Called with the lock."""
+        self._disk = "broken"
+        again = [entry for entry in self._ahead if entry.place is not None]
+        only = [entry for entry in self._ahead if entry.place is None]
+        self._again += self._backlog + len(again)
+        self._backlog = 0
+        self._bytes -= sum(entry.message.weight for entry in again)
+        for entry in again:
+            self._absolve(entry)
+        self._ahead.clear()
+        self._ahead.extend(only)
+        for entry in (*self._in_flight.values(), *self._lanes[1]):
+            entry.place = None
+        self._live_from = dict.fromkeys(self._live_from, END)
+        self._overtaken.clear()
+        self._acks.clear()
+        if self._window:
+            self._bring_back()
 
     def _certain(self) -> int | None:
         """Up to which number every result is acknowledged, on disk, or counted as dropped."""

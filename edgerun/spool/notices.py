@@ -21,7 +21,7 @@ _WHY = {
     "spool_full": "the spool is at its bound",
     "disk_full": "the disk has no more room for them",
     "expired": "older than max_age",
-    "full": "nothing is spooled, and memory is at its bound",
+    "full": "memory is at its bound, and the disk did not take them",
 }
 
 

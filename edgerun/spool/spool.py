@@ -11,7 +11,7 @@ from edgerun.broker.outgoing import Entry
 from edgerun.clock import Clock
 from edgerun.errors import DeviceError, EdgerunError
 from edgerun.spool.files import Files
-from edgerun.spool.lanes import AHEAD, BATCH, END, Lanes, as_replayed
+from edgerun.spool.lanes import AHEAD, BATCH, Lanes, as_replayed
 from edgerun.spool.notices import Notice
 from edgerun.spool.options import SpoolOptions
 from edgerun.spool.stats import SpoolStats
@@ -62,7 +62,7 @@ class Spool(Lanes):
         self._ending, self._tried = threading.Event(), threading.Event()
         self._size = 0
         self._unsynced_ns: int | None = None
-        self._no_copies_until_ns = 0
+        self._no_copies_until_ns = self._say_ns = 0
         self._turned_ns = now_ns = clock.mono_ns()
         self._mark_ns = self._room_ns = self._acks_ns = self._retry_ns = now_ns
 
@@ -89,9 +89,10 @@ class Spool(Lanes):
         if thread.is_alive():
             _log.error("%s: the disk does not answer; what it was not given yet is lost", self._options.folder)
         with self._changed:
-            left = len(self._lanes[1]) + len(self._away)
-            lost = len(self._away) + sum(e.message.keep is not None and e.place is None for e in self._lanes[1])
-            self._backlog += len(self._ahead)
+            in_memory = [*self._away, *(entry for entry in self._ahead if entry.place is None)]
+            left = len(self._lanes[1]) + len(in_memory)
+            lost = len(in_memory) + sum(e.message.keep is not None and e.place is None for e in self._lanes[1])
+            self._backlog += sum(entry.place is not None for entry in self._ahead)
             for lane in (self._lanes[1], self._away, self._ahead):
                 lane.clear()
             self._bytes = self._away_bytes = 0
@@ -154,8 +155,10 @@ class Spool(Lanes):
         with self._changed:
             if self._unsynced_ns is not None:
                 due_ns = min(due_ns, self._unsynced_ns + self._options.sync_ms * 1_000_000)
-            if self._acks or (self._store is not None and self._store.acks_wait):
+            if self._acks:
                 due_ns = min(due_ns, self._acks_ns)
+            elif self._store is not None and self._store.acks_wait:
+                due_ns = min(due_ns, max(self._acks_ns, self._say_ns))
             if self._store is not None and not self._always and (live := self._live()):
                 due_ns = min(due_ns, max(live[0].put_ns + _LATE_NS, now_ns + _LOOK_NS))
         return max(0.0, (due_ns - self._clock.mono_ns()) / 1e9)
@@ -174,13 +177,19 @@ class Spool(Lanes):
             self._sync(store)
         if now_ns >= self._room_ns:
             self._room_ns = now_ns + _ROOM_NS
-            self._account(store.make_room(self._unix_ms(), self._release))
+            dropped: list[Dropped] = []
+            try:
+                store.make_room(self._unix_ms(), self._release, dropped)
+            finally:
+                self._account(dropped)
         self._read_ahead(store)
         if now_ns >= self._mark_ns:
             self._mark_ns = now_ns + _MARK_NS
             with self._changed:
                 certain = self._certain()
             store.write_mark(Mark(self._run, certain, clean=False))
+        if self._unsynced_ns is None and not store.dirty:  # what was to be written is, and synced
+            self._notices.mend()
         with self._changed:
             self._size = store.size
 
@@ -203,7 +212,6 @@ class Spool(Lanes):
             self._put += found.messages
             self._backlog += found.messages
         self._notices.tell_found(found, self._run)
-        self._notices.mend()
         self._nudge()
         return store
 
@@ -223,10 +231,10 @@ class Spool(Lanes):
             places, dropped, error = store.append(news, self._release)
             if self._unsynced_ns is None:
                 self._unsynced_ns = now_ns
+            self._account(dropped)
             if self._options.sync_ms == 0 and error is None:
                 self._sync(store)
             self._place(batch, places, now_ns)
-            self._account(dropped)
             self._nudge()
             if error is not None:
                 raise error
@@ -240,12 +248,14 @@ class Spool(Lanes):
             return []
         if not self._always and not self._is_pressed() and now_ns - live[0].put_ns < _LATE_NS:
             return []
-        return [entry for entry in live if entry.place is None][:BATCH]
+        # Copies stand in their order: one whose file had to go is not written again behind newer ones.
+        copied = {entry.message.keep: entry.ticket for entry in live if entry.place is not None}
+        return [e for e in live if e.place is None and e.ticket > copied.get(e.message.keep, 0)][:BATCH]
 
     def _place(self, batch: Sequence[Entry], places: Sequence[int | Reason], now_ns: int) -> None:
         """`batch` is on disk as far as `places` goes: who is still here learns it, who is done with is told so."""
         with self._changed:
-            self._stalled = False
+            self._stalled = self._no_copies = False
             lasting = {entry.ticket for entry in self._lanes[1]}
             away = {entry.ticket for entry in self._away}
             for entry, place in zip(batch, places, strict=False):
@@ -260,7 +270,7 @@ class Spool(Lanes):
                     if isinstance(place, int):  # acknowledged, or dropped, while it was being written
                         self._acks.append((kind, place))
                 elif not isinstance(place, int):
-                    self._no_copies_until_ns = now_ns + _RETRY_NS
+                    self._no_copies_until_ns, self._no_copies = now_ns + _RETRY_NS, True
                     if is_away:
                         self._lose(entry, place)
                 elif is_away:
@@ -275,12 +285,11 @@ class Spool(Lanes):
             self._changed.notify_all()
 
     def _release(self, kind: Kind, first: int, behind: int) -> int:
-        """Their file is about to go: what is live among them has no copy any more."""
+        """Their file is about to go. What of it is acknowledged, or in memory, is not lost with it."""
+        assert self._store is not None
         with self._changed:
-            for entry in self._live():
-                if entry.place is not None and entry.place[0] == kind and first <= entry.place[1] < behind:
-                    self._overtaken.discard(entry.place)
-                    entry.place = None
+            for place in self._uncopy(kind, first, behind):
+                self._store.ack(*place)
             return self._live_from[kind]
 
     def _account(self, dropped: Sequence[Dropped]) -> None:
@@ -297,8 +306,12 @@ class Spool(Lanes):
             acks, self._acks = self._acks, []
         for kind, n in acks:
             store.ack(kind, n)
+        now_ns = self._clock.mono_ns()
         if acks or store.acks_wait:
-            store.write_acks()
+            if now_ns >= self._say_ns or self._ending.is_set():
+                store.write_acks()
+                if store.acks_wait:  # the disk is full
+                    self._say_ns = now_ns + _RETRY_NS
             self._notices.tell_aside(store.tidy(self._options.segment_bytes // 4 if self._always else 0))
             if store.dirty and self._unsynced_ns is None:
                 self._unsynced_ns = self._clock.mono_ns()
@@ -353,20 +366,7 @@ class Spool(Lanes):
         self._unsynced_ns = None
         self._notices.fail(error)
         with self._changed:
-            self._disk = "broken"
-            self._put -= self._backlog + len(self._ahead)
-            self._backlog = 0
-            self._bytes -= sum(entry.message.weight for entry in self._ahead)
-            self._ahead.clear()
-            for entry in self._in_flight.values():
-                entry.place = None
-            for entry in self._lanes[1]:
-                entry.place = None
-            self._live_from = dict.fromkeys(self._live_from, END)
-            self._overtaken.clear()
-            self._acks.clear()
-            if self._window:
-                self._bring_back()
+            self._lose_disk()
             self._changed.notify_all()
         if store is not None:
             store.abandon()

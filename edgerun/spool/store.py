@@ -260,15 +260,13 @@ class Store:
                     records.append((kind, opened))
         return records, lost
 
-    def make_room(self, now_ms: int, release: Release) -> list[Dropped]:
-        """Drop what is over the bounds of bytes, free disk and age."""
-        dropped: list[Dropped] = []
+    def make_room(self, now_ms: int, release: Release, dropped: list[Dropped]) -> None:
+        """Drop what is over the bounds of bytes, free disk and age; what went is in `dropped`, also after an error."""
         oldest_ms = now_ms - round(self._options.max_age_s * 1000)
         for kind, log in self.logs.items():
             while now_ms >= _PLAUSIBLE_MS and log.segments and _PLAUSIBLE_MS <= log.segments[0].newest_ms < oldest_ms:
                 self._drop(kind, release, dropped, "expired")
         self._room("event", 0, release, dropped)
-        return dropped
 
     def is_expired(self, record: Record, now_ms: int) -> bool:
         """Whether a message is too old to be sent, as far as that is known."""
