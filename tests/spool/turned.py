@@ -16,7 +16,11 @@ from edgerun.spool.spool import Spool
 
 
 class Disk(Files):
-    """How it fails."""
+    """A real folder on a disk that fails, or that others fill, when a test says so."""
+
+    room_bytes: int | None = None
+    """For all segments together: others have the rest."""
+    writes = 0
 
     fails: OSError | None = None
     fails_sync: OSError | None = None
@@ -24,6 +28,7 @@ class Disk(Files):
     """So many more succeed."""
 
     def write(self, fd: int, data: bytes) -> None:
+        self.writes += 1
         if self.fails is not None:
             raise self.fails
         super().write(fd, data)
@@ -39,6 +44,11 @@ class Disk(Files):
                 raise OSError(5, "Input/output error")
             self.unlinks -= 1
         super().unlink(path)
+
+    def free_bytes(self, folder: Path) -> int:
+        if self.room_bytes is None:
+            return super().free_bytes(folder)
+        return self.room_bytes - sum(path.stat().st_size for path in folder.glob("*.seg"))
 
 
 class Turned:
@@ -74,12 +84,9 @@ class Turned:
 
     def lack(self, size: int) -> None:
         """Others take what the spool has not, and `size` bytes of what it has: the next look at the room finds that."""
-        store = self.spool._store
-        assert store is not None
-        cap = store.size - size
-        self.disk.free_bytes = lambda folder: cap - store.size  # type: ignore[method-assign]
+        self.disk.room_bytes = self.spool.spool_stats().bytes - size
         self.turn(10.1)
-        del self.disk.free_bytes  # type: ignore[method-assign]
+        self.disk.room_bytes = None
 
     def take(self) -> Entry | None:
         self.clock.advance(1e-6)
