@@ -85,10 +85,12 @@ class Store(Shelf):
         folder = (folder if folder is not None else state_folder() / "models").absolute()
         store = cls(folder, limits or Limits(), Disk(step) if step is not None else Disk(), audit)
         try:
-            known = not folder.exists() or (folder / MARK).exists() or (folder.is_dir() and not any(folder.iterdir()))
+            # In this order: another process may be making the store, and its mark is there before anything else.
+            strange = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+            strange = strange and not (folder / MARK).exists()
         except OSError as error:
             raise unreadable(error, folder) from error
-        if not known:
+        if strange:
             raise DeviceError(
                 "not a model store",
                 where=folder,

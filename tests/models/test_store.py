@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -288,28 +287,6 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
         Store.open(tmp_path)
     with pytest.raises(DeviceError, match="not a model store"):
         Store.open(tmp_path / "photo.jpg")
-
-
-def test_processes_and_threads_take_turns(base: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from edgerun.models.store import Store; "
-        "from tests.models.stores import put_bare; from tests.real_models import model_file\n"
-        "for n in range(4): put_bare(Store.open(Path(sys.argv[1])), model_file('okay_nabu.tflite'), sys.argv[2])"
-    )
-    words = [[sys.executable, "-c", code, str(tmp_path / "store"), name] for name in ("one", "two")]
-    running = [subprocess.Popen(each, cwd=ROOT, stderr=subprocess.PIPE, text=True) for each in words]
-
-    def install(number: int) -> str:
-        return put_bare(Store.open(tmp_path / "store"), model_file("okay_nabu.tflite"), f"thread-{number}").version
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(install, range(8))) == ["1"] * 8
-    for each in running:
-        _, said = each.communicate(timeout=120)
-        assert each.returncode == 0, said
-    store = Store.open(tmp_path / "store")
-    assert store.record("one").active == store.record("two").active == "4"
-    assert len(store.names()) == 10
 
 
 def test_staged_work_can_be_looked_at_before_it_is_committed(base: Path, tmp_path: Path) -> None:
