@@ -40,7 +40,8 @@ class OutgoingStats(msgspec.Struct, frozen=True):
     """QoS 0 messages handed to the network."""
     dropped: Mapping[str, int]
     """By reason: `full` the queue, `offline` QoS 0 without a link, `too_large`, `refused` by the broker, `expired`,
-    `poison` what the broker hangs up on, `stopped`; with a spool also `spool_full`, `disk_full` and `damaged`."""
+    `poison` what the broker hangs up on, `stopped`; with a spool also `spool_full`, `disk_full`, `damaged` and
+    `unsaid`: states and answers at the stop, which the next start says anew."""
     waiting: int
     """With a spool, what lies on the disk only among them."""
     in_flight: int

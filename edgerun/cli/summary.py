@@ -78,8 +78,11 @@ def _delivery(mqtt: Mapping[str, Any]) -> Iterator[str]:
     if mqtt.get("waiting"):
         yield f"{mqtt['waiting']} waiting"
     reasons = {reason: count for reason, count in mqtt.get("dropped", {}).items() if count}
+    unsaid = reasons.pop("unsaid", 0)
     if reasons:
         yield f"{sum(reasons.values())} lost (" + ", ".join(f"{why} {n}" for why, n in reasons.items()) + ")"
+    if unsaid:
+        yield f"{unsaid} states not said"
 
 
 def _cost(account: Mapping[str, Any]) -> Iterator[str]:

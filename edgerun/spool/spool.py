@@ -75,8 +75,8 @@ class Spool(Lanes):
             self._thread.start()
 
     def drop_waiting(self) -> int:
-        """The end of the process: what the disk has is kept, the rest is counted as `stopped`. Returns how many of
-        those that were to be kept are lost; what only holds while it runs (states, answers) the next start says anew.
+        """The end of the process: what the disk has is kept. Returns how many of the others were to be kept and are
+        lost, counted as `stopped`; what only holds while it runs (states, answers) is `unsaid`: the next start says it.
         """
         thread = self._thread
         if thread is None:
@@ -89,15 +89,16 @@ class Spool(Lanes):
         if thread.is_alive():
             _log.error("%s: the disk does not answer; what it was not given yet is lost", self._options.folder)
         with self._changed:
-            in_memory = [*self._away, *(entry for entry in self._ahead if entry.place is None)]
-            left = len(self._lanes[1]) + len(in_memory)
-            lost = len(in_memory) + sum(e.message.keep is not None and e.place is None for e in self._lanes[1])
-            self._backlog += sum(entry.place is not None for entry in self._ahead)
+            left = [*self._lanes[1], *self._away, *self._ahead]
+            in_memory = [entry for entry in left if entry.place is None]
+            lost = sum(entry.message.keep is not None for entry in in_memory)
+            self._backlog += len(left) - len(in_memory)
             for lane in (self._lanes[1], self._away, self._ahead):
                 lane.clear()
             self._bytes = self._away_bytes = 0
-            if left:
-                self._dropped["stopped"] += left
+            for reason, count in (("stopped", lost), ("unsaid", len(in_memory) - lost)):
+                if count:
+                    self._dropped[reason] += count
             if self._backlog:
                 _log.info("%s: %d messages wait there for the next start", self._options.folder, self._backlog)
             self._changed.notify_all()

@@ -237,6 +237,10 @@ def test_a_short_run_claims_no_share_of_cores() -> None:
             {"acked": 0, "waiting": 3, "dropped": {"full": 2, "stopped": 1, "size": 0}},
             "mqtt: 0 acknowledged, 3 waiting, 3 lost (full 2, stopped 1)",
         ),
+        (
+            {"acked": 0, "waiting": 100, "dropped": {"unsaid": 13}},
+            "mqtt: 0 acknowledged, 100 waiting, 13 states not said",
+        ),
         ({"acked": 7, "waiting": 0, "dropped": {}}, "mqtt: 7 acknowledged"),
     ],
 )

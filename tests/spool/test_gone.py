@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgerun.broker.message import Message
 from tests.spool.turned import Turned, number
 
 
@@ -100,6 +101,20 @@ def test_what_is_in_memory_only_is_counted_at_the_stop(tmp_path: Path) -> None:
     after.spool.opened(20)
     assert len(set(after.drain())) == made.count - lost - counted
     assert lost == made.spool.stats().dropped["stopped"]
+
+
+def test_the_stop_loses_neither_what_is_on_disk_nor_states(tmp_path: Path) -> None:
+    made = Turned(tmp_path, durability="always")
+    made.spool.opened(20)
+    made.put_each(5)
+    made.spool.put(Message("device/status", b"online", 1, retain=True), made.clock.mono_ns())
+    assert made.spool.take(True, made.clock.mono_ns()) is not None
+    made.spool.start(lambda: None)
+    assert made.spool.drop_waiting() == 0
+    assert (made.spool.stats().dropped, made.spool.stats().waiting) == ({"unsaid": 1}, 5)
+    after = Turned(tmp_path)
+    after.spool.opened(20)
+    assert after.drain() == list(range(5))
 
 
 def test_a_disk_error_in_an_outage_costs_nothing(tmp_path: Path) -> None:
