@@ -101,7 +101,7 @@ class _Turn:
         self._notices = notices
         self._clock = app.clock
         self._until_ns = _NEVER_NS
-        self._time_is_up = self._has_ended = False
+        self._time_is_up = self._has_ended = self._is_cut_short = False
         self._last_reason: dict[str, str] = {}
 
     def run(self) -> dict[str, Any]:
@@ -125,7 +125,8 @@ class _Turn:
             raise hung
         summary = self._app.summary()
         self._complain_if_nothing_came(summary)
-        if incomplete := self._app.shortfalls(ended=self._has_ended or self._time_is_up):
+        ended = self._has_ended or self._time_is_up
+        if incomplete := self._app.shortfalls(ended=ended, awaited=not self._is_cut_short):
             summary["incomplete"] = incomplete
         return summary
 
@@ -178,6 +179,7 @@ class _Turn:
             if self._app.delivered(_LOOK_S) or self._app.kept():
                 return
             self._supervisor.feed()
+        self._is_cut_short = not self._notices.empty()
 
     def _next_notice(self) -> Notice | None:
         """The next notice, or None when it is time for a tick; `StopRequested` when the run has had its seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ _PAGE_AFTER_NS = 2_000_000_000
 _BASELINE_GRACE_S = 30.0
 _RELOAD_END_S = 0.5
 _EXEC_AFTER_NS = 5_000_000_000  # no interpreter takes this long to get here, not even on the smallest board
+
+_NOT_MISSED = ("unsaid", "offline", "expired")  # the next start says it, it was never promised, it is of no use now
 
 
 class App(Assembly):
@@ -181,9 +183,10 @@ class App(Assembly):
             else {"acked": sent.acked, "waiting": sent.waiting + sent.in_flight, "dropped": dict(sent.dropped)},
         )
 
-    def shortfalls(self, *, ended: bool) -> list[str]:
+    def shortfalls(self, *, ended: bool, awaited: bool) -> list[str]:
         """What of the run's work is not there, a sentence each: a trace that could not be written; of a run that has
-        `ended` by itself also streams of whose frames not one could be used, and lines and films that are not whole.
+        `ended` by itself also streams of whose frames not one could be used, lines and films that are not whole, and,
+        where nobody cut short how long the broker was `awaited`, messages that it did not get and no spool keeps.
         """
         if not ended:
             return self._untraced
@@ -195,7 +198,8 @@ class App(Assembly):
             if one["failed"] and not (one["published"] or one["gated"] or one["limited"])
         ]
         unwritten = (getattr(sink, "shortfall", None) for sink in self._sinks)
-        return [*self._untraced, *told, *(text for text in unwritten if text is not None)]
+        undelivered = _undelivered(self._delivery.dropped) if awaited and self._delivery is not None else None
+        return [*self._untraced, *told, *(text for text in (*unwritten, undelivered) if text is not None)]
 
     def _forget_what_is_held(self, threads: Sequence[str]) -> None:
         """What a thread that would not end still works with is neither flushed nor closed under its hands."""
@@ -217,6 +221,14 @@ class App(Assembly):
 
     def _left_s(self, deadline_ns: int) -> float:
         return max(0.0, (deadline_ns - self.clock.mono_ns()) / 1e9)
+
+
+def _undelivered(dropped: Mapping[str, int]) -> str | None:
+    lost = {why: count for why, count in dropped.items() if count and why not in _NOT_MISSED}
+    if not lost:
+        return None
+    reasons = ", ".join(f"{why} {count}" for why, count in lost.items())
+    return f"{sum(lost.values())} messages did not reach the broker: {reasons}"
 
 
 def _moves(broker: Connection) -> tuple[bool, int]:

@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgerun.cli.main import main
 from edgerun.clock import FakeClock
-from edgerun.config import Config, ModelConfig, RunOptions, SourceConfig, StreamConfig
+from edgerun.config import Config, ModelConfig, MqttConfig, RunOptions, SourceConfig, SpoolConfig, StreamConfig
 from edgerun.control.audit import AuditLog
 from edgerun.daemon import serve
 from edgerun.registry import resolve
-from tests import schemas
+from tests import mosquitto, schemas
 from tests.cli.test_commands import edgerun
 
 MODEL = "ssd-mobilenet-v2-oid"
@@ -49,6 +50,20 @@ def test_lines_that_a_full_disk_did_not_take(end: dict[str, float]) -> None:
     summary = serve(config("synthetic", frames=3), RunOptions(console=False, as_fast=True, jsonl="/dev/full", **end))
     assert summary["streams"]["dock"]["published"] == 3
     assert summary["incomplete"] == ["3 lines were not written to /dev/full: No space left on device"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_results_that_neither_a_broker_nor_a_spool_took(kept: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    if not kept:
+        folder.touch()
+    mqtt = MqttConfig(f"mqtt://127.0.0.1:{mosquitto.free_port()}", spool=SpoolConfig(folder=folder))
+    run = msgspec.structs.replace(config("synthetic", frames=3), mqtt=mqtt)
+    summary = serve(run, RunOptions(console=False, as_fast=True, seconds=6))
+    lost = summary["mqtt"]["dropped"].get("stopped", 0)
+    told = None if kept else [f"{lost} messages did not reach the broker: stopped {lost}"]
+    assert summary.get("incomplete") == told
+    assert kept or lost >= 3
 
 
 def test_a_run_that_lost_nothing_says_nothing_of_it(tmp_path: Path) -> None:
