@@ -109,7 +109,7 @@ class Outgoing:
             expires_s = entry.message.expires_s
             if expires_s is not None and now_ns - entry.put_ns >= expires_s * 1e9:
                 self._dropped["expired"] += 1
-                self._changed.notify_all()
+                self._settled(entry)
                 continue
             if lane is lasting:
                 self._in_flight[entry.ticket] = entry

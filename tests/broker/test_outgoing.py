@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerun.broker.message import Message
-from edgerun.broker.outgoing import Entry, Outgoing
+from edgerun.broker.outgoing import SUSPECT, Entry, Outgoing
 
 
 def message(number: int, qos: int = 1, size: int = 1) -> Message:
@@ -120,3 +120,15 @@ def test_waiting_for_acknowledgements_ends_with_the_last_one_before_the_call() -
     thread.join(20)
     assert done.is_set()
     assert queue.stats().oldest_unacked_ns is None
+
+
+def test_a_suspect_that_expires_ends_the_caution() -> None:
+    queue = Outgoing()
+    queue.put(Message("t", b"x", 1, expires_s=5), 0)
+    for _ in range(SUSPECT):
+        assert queue.take(True, 0) is not None
+        queue.rewind(blame=True)
+    assert queue.cautious
+    assert queue.take(True, 5_000_000_000) is None
+    assert queue.stats().dropped == {"expired": 1}
+    assert not queue.cautious
