@@ -20,6 +20,10 @@ _SPIN_AFTER_NS = 1_000_000_000
 """Less than this says nothing: a wait may begin with some work. A quarter of the shortest period that spinning is seen
 in: 4 s.
 """
+_RUNNABLE_SHARE = 0.8
+"""Of the time, on a core or in the queue for one: who spins beside others gets less than a core and never sleeps."""
+_RUN_SHARE = 0.05
+"""Of a core, at the least, for that: who wakes often for a moment stands in a crowded queue as long, and uses none."""
 
 
 class Heartbeat:
@@ -59,12 +63,15 @@ def advance() -> None:
 
 
 class Look(NamedTuple):
-    """A thread at one moment: `key` is its own for ever, `cpu_ns` all the CPU time it has used (None: not told)."""
+    """A thread at one moment: `key` is its own for ever, `cpu_ns` all the CPU time it has used (None: not told),
+    `queued_ns` all the time it could have run and another had the core (0 where the kernel does not tell).
+    """
 
     key: int
     name: str
     beats: int
     cpu_ns: int | None
+    queued_ns: int = 0
 
 
 class Progress:
@@ -72,7 +79,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._threads: dict[int, tuple[str, Heartbeat, int]] = {}
+        self._threads: dict[int, tuple[str, Heartbeat, int, int]] = {}
         self._others: dict[str, tuple[int, Callable[[], tuple[bool, int]]]] = {}
         self._next = 0
 
@@ -83,7 +90,7 @@ class Progress:
         heartbeat = Heartbeat()
         with self._lock:
             key, self._next = self._next, self._next + 1
-            self._threads[key] = (name, heartbeat, clock_id)
+            self._threads[key] = (name, heartbeat, clock_id, threading.get_native_id())
         before, _mine.heartbeat = _mine.heartbeat, heartbeat
         try:
             yield
@@ -109,7 +116,10 @@ class Progress:
         """All of them, now."""
         with self._lock:
             threads, others = list(self._threads.items()), list(self._others.items())
-        looks = [Look(key, name, beat.beats, _cpu_ns(clock_id)) for key, (name, beat, clock_id) in threads]
+        looks = [
+            Look(key, name, beat.beats, _cpu_ns(clock_id), _queued_ns(thread_id))
+            for key, (name, beat, clock_id, thread_id) in threads
+        ]
         for name, (key, ask) in others:
             works, moment = ask()
             looks.append(Look(key, name, 2 * moment + works, None))
@@ -139,7 +149,11 @@ class Judge:
             return True
         if past_ns < _SPIN_AFTER_NS or look.cpu_ns is None or then.cpu_ns is None:
             return False
-        return look.cpu_ns - then.cpu_ns > _SPIN_SHARE * past_ns
+        ran_ns = look.cpu_ns - then.cpu_ns
+        runnable_ns = ran_ns + look.queued_ns - then.queued_ns
+        return ran_ns > _SPIN_SHARE * past_ns or (
+            ran_ns > _RUN_SHARE * past_ns and runnable_ns > _RUNNABLE_SHARE * past_ns
+        )
 
 
 class Watch:
@@ -185,3 +199,10 @@ def _cpu_ns(clock_id: int) -> int | None:
     with suppress(OSError):
         return time.clock_gettime_ns(clock_id)
     return None
+
+
+def _queued_ns(thread_id: int) -> int:
+    """Time a thread has stood in the run queue (proc(5), "schedstat"); 0 of one that has ended."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/self/task/{thread_id}/schedstat", "rb") as file:
+        return int(file.read().split()[1])
+    return 0

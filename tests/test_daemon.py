@@ -145,7 +145,7 @@ def test_a_signal_cuts_the_wait_for_an_absent_broker_at_the_end_of_the_data(tmp_
     assert process.stderr is not None
     assert any("waiting up to" in line for line in process.stderr), "it did not wait"
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["streams"]["main"]["published"] == 3
 
@@ -178,11 +178,11 @@ def test_a_reader_that_never_reads_is_an_error_that_names_the_thread_it_holds() 
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "edgerun", "run", "--model", DETECTOR, "--source", "synthetic:160x120",
-                "--as-fast", "--jsonl", "-", "--quiet", "--seconds", "3",
+                "--as-fast", "--jsonl", "-", "--quiet", "--seconds", "6",
             ],
             stdout=pipe, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.count("publish did not end within") == 1
     assert "fault of edgerun" not in err
@@ -231,7 +231,7 @@ def test_two_signals_at_once_are_one_wish() -> None:
     assert process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     schemas.validate("summary", json.loads(out.splitlines()[-1]))
 
@@ -249,11 +249,12 @@ def test_closing_the_terminal_ends_the_run(tmp_path: Path) -> None:
     )
     try:
         os.close(terminal)
-        wait_until(lambda: lines.exists() and lines.stat().st_size > 0, timeout_s=30, what="a result")
+        wait_until(lambda: lines.exists() and lines.stat().st_size > 0, timeout_s=60, what="a result")
         os.close(master)
-        process.wait(timeout=30)  # with whatever code: its summary has nowhere to go
+        process.wait(timeout=60)  # with whatever code: its summary has nowhere to go
     finally:
         process.kill()
+        process.wait()
 
 
 def test_sighup_without_a_terminal_ends_nothing_and_says_that_there_is_nothing_to_read_again() -> None:
@@ -265,7 +266,7 @@ def test_sighup_without_a_terminal_ends_nothing_and_says_that_there_is_nothing_t
     assert any("no config file that could be read again" in line for line in process.stderr)
     assert process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 

@@ -104,7 +104,7 @@ def test_closing_wakes_a_waiting_taker_and_a_waiting_putter() -> None:
     empty.close()
     full.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert sorted(ends) == ["putter", "taker"]
 
 
@@ -126,7 +126,7 @@ def test_put_wait_loses_nothing_between_threads() -> None:
     for number in range(2000):
         slot.put_wait(number)
     slot.close()
-    consumer.join(20)
+    consumer.join(60)
     assert taken == list(range(2000))
 
 
@@ -152,5 +152,5 @@ def test_take_any_is_woken_by_any_slot() -> None:
     worker = threading.Thread(target=lambda: got.append(take_any(slots, ready, min, [True] * 4)))
     worker.start()
     slots[3].put(7)
-    worker.join(10)
+    worker.join(60)
     assert got == [(3, 7)]

@@ -141,12 +141,12 @@ def test_zones_and_tracks_are_told_as_events(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def quiet_street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seconds in which nothing moves but the sensor's noise, then four in which people walk."""
+    """Six seconds in which nothing moves but the sensor's noise, then eight in which people walk."""
     path = tmp_path_factory.mktemp("clip") / "quiet.avi"
     capture = cv2.VideoCapture(str(CLIP))
     frames = [capture.read()[1] for _ in range(40)]
     height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (width, height))
     noise = np.random.default_rng(0)
     for _ in range(30):
         writer.write(cv2.add(frames[0], noise.integers(0, 5, frames[0].shape, np.uint8)))
@@ -157,7 +157,9 @@ def quiet_street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_while_nothing_moves_nothing_is_inferred(tmp_path: Path, quiet_street: Path) -> None:
-    summary, results = run(tmp_path, 'model = "detector"\n[streams.street.gate]\nhold_s = 0.5\n', source=quiet_street)
+    summary, results = run(
+        tmp_path, 'model = "detector"\n[streams.street.gate]\nhold_s = 0.5\n', "--as-fast", source=quiet_street
+    )
     account = summary["streams"]["street"]
     assert account["gated"] >= 15
     assert all(r["seq"] < 15 or r["seq"] >= 28 for r in results)

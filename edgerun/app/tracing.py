@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,20 @@ class Tracing:
             ) from error
         path = self._folder / name
         write_whole(path, trace)
-        kept = sorted(self._folder.glob("trace-*.json"), key=lambda one: one.stat().st_mtime_ns)
+        kept = sorted(self._folder.glob("trace-*.json"), key=_written_ns)
         for old in kept[:-FILES_KEPT]:
             if old != path:
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # the next one tries again
+                    old.unlink(missing_ok=True)
         return path
+
+
+def _written_ns(path: Path) -> int:
+    """When; 0 for what somebody else has taken away meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _seconds(arguments: Mapping[str, Any]) -> float:

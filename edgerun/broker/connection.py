@@ -90,12 +90,14 @@ class Connection:
     @property
     def last_error(self) -> BrokerError | None:
         """Why there is no link; None while there is one, and before the first attempt has failed."""
-        return self._last_error
+        with self._lock:
+            return self._last_error
 
     @property
     def taken_over(self) -> bool:
         """Whether the last link ended because another client has the same id: see `last_error`."""
-        return self._taken_over
+        with self._lock:
+            return self._taken_over
 
     def ack(self, incoming: Incoming) -> None:
         """Tell the broker that `incoming` is done with, where `receive_max` leaves that to us. Never blocks."""
@@ -170,7 +172,7 @@ class Connection:
     def stats(self) -> ConnectionStats:
         now_ns, outgoing = self._clock.mono_ns(), self._outgoing.stats()
         with self._lock:
-            session, link, retry_at_ns = self._session, self._link, self._retry_at_ns
+            session, link, retry_at_ns, accepts = self._session, self._link, self._retry_at_ns, self._accepts
             sent = self._sent + (session.sent if session else 0)
         oldest_ns = outgoing.oldest_unacked_ns
         return ConnectionStats(
@@ -184,7 +186,7 @@ class Connection:
             waiting=outgoing.waiting,
             in_flight=outgoing.in_flight,
             waiting_bytes=outgoing.waiting_bytes,
-            reconnects=max(0, self._accepts - 1),
+            reconnects=max(0, accepts - 1),
             resent=self._resent,
             oldest_unacked_s=None if oldest_ns is None else (now_ns - oldest_ns) / 1e9,
             retry_in_s=None if retry_at_ns is None else max(0.0, (retry_at_ns - now_ns) / 1e9),
@@ -231,8 +233,9 @@ class Connection:
         self._wake_out.close()
 
     def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        thread.start()
+        self._thread = thread  # not before it is alive: a publisher would take it for one that was killed
 
     def _revive(self) -> None:
         """The thread does not end before `stop`; should it have been killed all the same, the next publisher sees."""
@@ -257,11 +260,14 @@ class Connection:
             # A broker that has acknowledged nothing on this link has other troubles than one message.
             self._end_link(blame=ending.blames and session is not None and session.acked > 0)
             plan = self._route.after(ending, served_s, suspicious=self._outgoing.cautious)
-            self._taken_over = plan.ending.cause is Cause.TAKEN
-            self._last_error = plan.ending.error if ending.cause is not Cause.STOPPED else None
-            self._retry_at_ns = now_ns + round(plan.delay_s * 1e9)
-            if not self._stop.is_set():
+            stopped = self._stop.is_set()
+            if not stopped:
                 self._complaints.ended(plan.ending, plan.delay_s, now_ns)
+            with self._lock:
+                self._taken_over = plan.ending.cause is Cause.TAKEN
+                self._last_error = plan.ending.error if ending.cause is not Cause.STOPPED else None
+                self._retry_at_ns = now_ns + round(plan.delay_s * 1e9)
+            if not stopped:
                 self._clock.wait(self._stop, plan.delay_s)
             self._retry_at_ns = None
         self._close_wake()
@@ -305,10 +311,11 @@ class Connection:
             link, link.accepted, self._options, self._outgoing, self._complaints, self._birth_messages(), now_ns
         )
         self._outgoing.opened(session.window)
-        self._accepts += 1
-        self._last_error = None
         self._complaints.connected()
-        self._session = session
+        with self._lock:
+            self._session = session
+            self._accepts += 1
+            self._last_error = None
         level = logging.INFO if link.protocol == MQTT_5 else logging.WARNING
         _log.log(level, "%s: connected as %s, MQTT %s", self._address, self._options.client_id, _version(link))
         if self._route.stands_in:

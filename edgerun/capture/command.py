@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ from edgerun.secret import HiddenText, guarded, mask, reveal
 from edgerun.types import WHOLE, Grab, View
 
 _TERM_S = 1.0
+_LOOK_S = 0.01
 _SHORTEST_SECRET = 4
 _SHORT_FLAG = re.compile(r"^-[A-Za-z]")
 _KEPT_BYTES = 2000
@@ -165,20 +167,27 @@ class Child:
 
     def ended(self) -> None:
         """Its output has ended: returns when it exited with 0, else raises `SourceError` with what it said last."""
-        try:  # left unreaped, so that its process group keeps its number until `close`
-            status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-            if status is None:  # closed its output and lives on, or is just about to exit
-                self._process.wait(_TERM_S)
-        except (subprocess.TimeoutExpired, ChildProcessError):
-            raise SourceError("the command closed its output and runs on", where=self.where) from None
-        code = self._process.returncode if status is None else status.si_status
-        killed = (code is not None and code < 0) if status is None else status.si_code != os.CLD_EXITED
+        status = self._await_end()
+        if status is None:  # it was more than about to exit
+            raise SourceError("the command closed its output and runs on", where=self.where)
+        code, killed = status.si_status, status.si_code != os.CLD_EXITED
         if code == 0 and not killed:
             return
         self.read_complaints()
         said = self._masked(" ".join(self._complaints.decode("utf-8", "replace").split()))[-300:]
-        how = f"signal {abs(code or 0)}" if killed else f"exit code {code}"
+        how = f"signal {code}" if killed else f"exit code {code}"
         raise SourceError("the command ended", where=self.where, got=f"{how}{f' after saying: {said}' if said else ''}")
+
+    def _await_end(self) -> os.waitid_result | None:
+        """How it ended, if it does within a second; it is left unreaped, so that its group keeps its number."""
+        until_s = time.monotonic() + _TERM_S
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                if status is not None or time.monotonic() >= until_s:
+                    return status
+                time.sleep(_LOOK_S)
+        return None
 
     def close(self) -> None:
         """SIGTERM to the whole group, SIGKILL after a second. Idempotent."""
@@ -186,8 +195,7 @@ class Child:
             return
         self._process.stdout.close()
         self._signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_TERM_S)
+        self._await_end()
         self._signal(signal.SIGKILL)  # what the command has started may be left of the group
         self._process.wait()
         self._errors.close()

@@ -140,7 +140,7 @@ class _Channel:
                 where=folder,
                 expected=f"one of {', '.join(known)}" if known else "a sensor with channels",
                 remedy=did_you_mean(name, known),
-                final=True,
+                final=_is_there(folder) and bool(known),
             )
         plain = self._path == processed
         self._scale = 1.0 if plain else _shared(folder, name, "scale", 1.0)
@@ -198,6 +198,11 @@ def _find(devices: Path, wanted: str) -> Path:
     )
 
 
+def _is_there(folder: Path) -> bool:
+    """Whether the device is still plugged in: else what it seems to lack says nothing."""
+    return (folder / "name").exists()
+
+
 def _set_rate(folder: Path, options: Options) -> None:
     path = folder / "sampling_frequency"
     if options.device_rate_hz is not None:
@@ -209,7 +214,7 @@ def _set_rate(folder: Path, options: Options) -> None:
                 where=path,
                 got=error.strerror or str(error),
                 remedy="leave device_rate_hz out, or let a udev rule give edgerun's group the file",
-                final=True,
+                final=_is_there(folder),
             ) from error
     if not path.exists():
         return

@@ -21,10 +21,10 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -180,7 +180,8 @@ class AuditLog:
         path = self._folder / _CURRENT
         if self._seen is None or self._seen[1] < self._max_bytes:
             return
-        first = next(_entries(path), None)
+        with path.open("rb") as file:
+            first = next(_entries(file, self._seen[1]), None)
         path.rename(self._folder / f"audit-{first.seq if first is not None else self._head.seq:012}.jsonl")
         _sync_folder(self._folder)
         self._seen = None
@@ -214,42 +215,50 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def read(folder: Path) -> Iterator[Entry]:
     """The records, oldest first, of lines that are records; nothing is verified. Raises `OSError`."""
-    for path in _files(folder):
-        yield from _entries(path)
+    with _as_it_is(folder) as files:
+        for _, file, size in files:
+            yield from _entries(file, size)
 
 
 def verify(folder: Path, head: str | None = None) -> Verdict:
-    """Look through the whole chain: each line's own hash, its link to the one before, its number, and its start.
+    """Look through the whole chain: each line's own hash, its link to the one before, its number, and its start. It may
+    be appended to meanwhile.
 
     `head`: a hash (64 hexadecimal digits), as the device published it; that record must be there. Raises `OSError`.
     """
+    with _as_it_is(folder) as files:
+        return _verified(
+            ((f"{name}:{number}", line) for name, file, size in files for number, line in _lines(file, size)), head
+        )
+
+
+def _verified(lines: Iterator[tuple[str, bytes]], head: str | None) -> Verdict:
+    """What `verify` returns, of all lines, each with its place."""
     faults: list[str] = []
     expected, prev = 1, FIRST
     first = records = 0
     known_head = head is None
     dropped: set[tuple[str, str]] = set()
     begins: tuple[int, str] | None = None
-    for path in _files(folder):
-        for number, line in _lines(path):
-            entry = _parse(line)
-            place = f"{path.name}:{number}"
-            if entry is None:
-                faults.append(f"{place}: not a record that edgerun wrote, or changed since")
-                continue
-            records += 1
-            if not first:
-                first = entry.seq
-                if entry.seq > 1:
-                    begins = (entry.seq - 1, entry.prev)
-                    expected, prev = entry.seq, entry.prev
-            if entry.seq != expected:
-                faults.append(f"{place}: record {entry.seq} stands where {expected} belongs")
-            if entry.prev != prev:
-                faults.append(f"{place}: record {entry.seq} does not follow from the one before it")
-            if entry.record.get("what") == "audit_dropped":
-                dropped.add((str(entry.record.get("upto")), str(entry.record.get("upto_hash"))))
-            known_head = known_head or entry.hash == head
-            expected, prev = entry.seq + 1, entry.hash
+    for place, line in lines:
+        entry = _parse(line)
+        if entry is None:
+            faults.append(f"{place}: not a record that edgerun wrote, or changed since")
+            continue
+        records += 1
+        if not first:
+            first = entry.seq
+            if entry.seq > 1:
+                begins = (entry.seq - 1, entry.prev)
+                expected, prev = entry.seq, entry.prev
+        if entry.seq != expected:
+            faults.append(f"{place}: record {entry.seq} stands where {expected} belongs")
+        if entry.prev != prev:
+            faults.append(f"{place}: record {entry.seq} does not follow from the one before it")
+        if entry.record.get("what") == "audit_dropped":
+            dropped.add((str(entry.record.get("upto")), str(entry.record.get("upto_hash"))))
+        known_head = known_head or entry.hash == head
+        expected, prev = entry.seq + 1, entry.hash
     if begins is not None and (str(begins[0]), begins[1]) not in dropped:
         faults.append(f"the records up to {begins[0]} are missing, and no record says that they were dropped")
     if not known_head:
@@ -280,20 +289,38 @@ def _parse(line: bytes) -> Entry | None:
     return Entry(seq, digest, prev, record)
 
 
-def _entries(path: Path) -> Iterator[Entry]:
-    for _, line in _lines(path):
+@contextmanager
+def _as_it_is(folder: Path) -> Iterator[Sequence[tuple[str, BinaryIO, int]]]:
+    """The log's files as they are at one moment, the oldest first: name, file, and how many bytes of it are meant. What
+    is appended, renamed or deleted after that changes nothing of it. Raises `OSError`.
+    """
+    with ExitStack() as opened:
+        with ExitStack() as turn:
+            with suppress(FileNotFoundError, PermissionError):  # a copy may have none, or be another user's
+                lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+                turn.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            files = [(path.name, opened.enter_context(path.open("rb"))) for path in _files(folder)]
+            found = [(name, file, os.fstat(file.fileno()).st_size) for name, file in files]
+        yield found
+
+
+def _entries(file: BinaryIO, size: int) -> Iterator[Entry]:
+    for _, line in _lines(file, size):
         entry = _parse(line)
         if entry is not None:
             yield entry
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line number and line; what is longer than a record can be comes in pieces, which are none."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(LONGEST_BYTES + 1):
-            number += 1
-            yield number, line
+def _lines(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
+    """Line number and line of the first `size` bytes; what is longer than a record can be comes in pieces, which are
+    none.
+    """
+    number = 0
+    while line := file.readline(min(size, LONGEST_BYTES + 1)):
+        size -= len(line)
+        number += 1
+        yield number, line
 
 
 def _tail(path: Path) -> tuple[int, Entry | None]:

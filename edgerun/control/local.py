@@ -7,6 +7,7 @@ socket's mode (0660) says who may connect; who did is asked of the kernel (SO_PE
 from __future__ import annotations
 
 import errno
+import fcntl
 import grp
 import logging
 import os
@@ -16,8 +17,10 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +41,8 @@ _PATH_BYTES = 107  # sockaddr_un holds 108, the last being zero (unix(7))
 _READ_BYTES = 65536
 _QUEUE = 128  # that the kernel keeps; the next one is told to come again
 _TICK_S = 1.0
+_MODE = 0o660
+_TURN_LIMIT_S, _TURN_POLL_S = 30.0, 0.01
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -110,12 +115,12 @@ class LocalControl:
         for peer in list(self._peers.values()):
             self._drop(peer)
         self._selector.close()
-        self._listener.close()
-        self._wake.close()
         try:
-            self._path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)  # while it is served: what nobody serves, another process may replace
         except OSError as error:
             _log.debug("%s: %s", self._path, error)
+        self._listener.close()
+        self._wake.close()
 
     def _run(self) -> None:
         try:
@@ -130,8 +135,8 @@ class LocalControl:
                 self._accept()
             elif key.data is None:
                 self._wake.clear()
-            else:
-                self._serve(key.data, events)
+            elif (peer := self._peers.get(key.fd)) is not None and peer is key.data:  # else it gave way in this turn
+                self._serve(peer, events)
         while self._answers:
             peer, body = self._answers.popleft()
             if self._peers.get(peer.link.fileno()) is peer:
@@ -261,21 +266,20 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            if _is_served(path):
-                raise DeviceError(
-                    "another process is controlled through this socket",
-                    where=path,
-                    expected="one edgerun at a time",
-                    remedy="stop the other one, or give this one another socket in [security]",
-                )
-            path.unlink()
-        before = os.umask(0o117)  # the file has its mode from its first moment
-        try:
+        with _turn_at(path.parent):
+            if _is_socket(path):
+                if _is_served(path):
+                    raise DeviceError(
+                        "another process is controlled through this socket",
+                        where=path,
+                        expected="one edgerun at a time",
+                        remedy="stop the other one, or give this one another socket in [security]",
+                    )
+                path.unlink(missing_ok=True)
+            os.fchmod(listener.fileno(), _MODE)  # the file is made with no more than that, whatever the umask
             listener.bind(str(path))
-        finally:
-            os.umask(before)
-        listener.listen(_QUEUE)
+            os.chmod(path, _MODE)
+            listener.listen(_QUEUE)
     except OSError as error:
         listener.close()
         if isinstance(error, DeviceError):
@@ -285,6 +289,34 @@ def _listen(path: Path) -> socket.socket:
             remedy="choose a folder that this user may write to, or leave socket out",
         ) from error  # fmt: skip
     return listener
+
+
+@contextmanager
+def _turn_at(folder: Path) -> Iterator[None]:
+    """One process at a time looks for a socket in `folder` and makes its own: between `bind` and `listen` it refuses
+    connections as one does that was left behind.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + _TURN_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # not for ever: who may read the folder may lock it
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_TURN_POLL_S)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _is_served(path: Path) -> bool:

@@ -45,6 +45,10 @@ class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: Annotated[str, Meta(max_length=128)]
 
 
+# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
+msgspec.json.Decoder(Signed)
+
+
 def signed_bytes(device: str, verb: str, nonce: str, expires: int, arguments: str) -> bytes:
     """What is signed."""
     fields = (device, verb, nonce, str(expires), arguments)

@@ -68,8 +68,9 @@ def _lines(check: Check, patient: Patient) -> Iterator[Line]:
     thread = threading.Thread(target=_look, args=(check, patient, found), name=f"doctor:{check.family}", daemon=True)
     thread.start()
     thread.join(check.limit_s)
+    hangs = thread.is_alive()  # asked first: of one that has ended all is found
     yield from list(found)
-    if thread.is_alive():
+    if hangs:
         value = f"no end within {check.limit_s:g} s"
         remedy = "a driver or the network does not answer: look at the last lines of `sudo dmesg`"
         yield red(check.family, value, remedy, check.essential(patient.needs))

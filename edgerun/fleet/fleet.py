@@ -66,6 +66,12 @@ class Stream(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
+_decode_info = msgspec.json.Decoder(Info).decode
+_decode_model = msgspec.json.Decoder(Model).decode
+_decode_stream = msgspec.json.Decoder(Stream).decode
+
+
 class Device(msgspec.Struct):
     """One device, as far as it has told: `online` is None where it never did."""
 
@@ -185,9 +191,9 @@ def _take(device: Device, kind: str, part: str, payload: bytes) -> bool:
         return True
     try:
         if kind == "info" and not part:
-            device.info = msgspec.json.decode(payload, type=Info)
+            device.info = _decode_info(payload)
         elif kind in ("state", "models") and part and (part in kept or len(kept) < _MOST_NAMES):
-            kept[part] = msgspec.json.decode(payload, type=Stream if kind == "state" else Model)
+            kept[part] = _decode_stream(payload) if kind == "state" else _decode_model(payload)
         else:
             return False
     except (ValueError, RecursionError):  # msgspec's are ValueErrors

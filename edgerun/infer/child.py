@@ -124,6 +124,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = 1
+    try:
+        code = main(sys.argv[1:])
+    except BaseException:  # noqa: BLE001  a process's body: told in the log, and with the exit code
+        sys.excepthook(*sys.exc_info())
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)  # a driver's own threads and destructors must not keep it

@@ -110,8 +110,8 @@ class Fallback:
 
     def close(self) -> None:
         """End everything, also an opening under way. Idempotent."""
-        self._closing.set()
         with self._turn:
+            self._closing.set()
             self._turn.notify_all()
         self._opener.abort()
         if self._thread is not None:
@@ -338,7 +338,10 @@ class Fallback:
             )  # fmt: skip
             return
         with self._turn:
-            before, self._ready = self._ready, (at, engine)
-            if before is not None:
-                self._discarded.append(before[1])
-            self._turn.notify_all()
+            if not self._closing.is_set():
+                before, self._ready = self._ready, (at, engine)
+                if before is not None:
+                    self._discarded.append(before[1])
+                self._turn.notify_all()
+                return
+        engine.close()  # nobody will take it over, and `close` may have been and gone

@@ -284,7 +284,7 @@ class Child:
     @property
     def last_line(self) -> str:
         """The last it wrote, or nothing."""
-        self._listener.join(0.2)  # its pipe ends with it, unless something of its own holds that open
+        self._listener.join(1.0)  # its pipe ends with it, unless something of its own holds that open
         return self._last[0] if self._last else ""
 
     def ended(self) -> str:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,6 +20,7 @@ import numpy as np
 
 from edgerun.errors import EdgerunError, EngineError
 from edgerun.infer.golden import Golden, GoldenFor, Tolerance, Unproven, agreement, golden_inputs, refuse_nonsense
+from edgerun.infer.verdicts import write_whole
 from edgerun.ports import Engine
 from edgerun.types import Tensor, TensorSpec
 
@@ -130,20 +129,22 @@ class Prover:
         return proof
 
     def _find_reference(self, golden: Golden, engine: Engine, where: str) -> Reference | None:
-        if self._reference is None and self._open_cpu is not None:
+        open_cpu = self._open_cpu
+        if self._reference is None and open_cpu is not None:
             path = self._path(golden)
-            self._reference = _load(path)
-            if self._reference is None:
-                self._reference = self._make(golden, engine, where)
-                if self._reference is not None:
-                    _save(path, self._reference)
+            reference = _load(path)
+            if reference is None:
+                reference = self._make(open_cpu, golden, engine, where)
+                if reference is not None:
+                    _save(path, reference)
+            if reference is not None:
+                self._reference = reference
         return self._reference
 
-    def _make(self, golden: Golden, engine: Engine, where: str) -> Reference | None:
+    def _make(self, open_cpu: Callable[[], Engine], golden: Golden, engine: Engine, where: str) -> Reference | None:
         """The CPU's answers. Raises `Unproven` where `golden` was made for other tensors than the CPU's file has."""
-        assert self._open_cpu is not None
         try:
-            cpu = self._open_cpu()
+            cpu = open_cpu()
         except EdgerunError as error:
             _log.warning("%s: no answers of the CPU to compare with: %s", self._name, error)
             self._open_cpu = None
@@ -244,15 +245,6 @@ def _save(path: Path | None, reference: Reference) -> None:
     if path is None or len(content) > _MOST_CACHED:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-            try:
-                file.write(content)
-                file.close()
-                os.replace(file.name, path)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(file.name)
-                raise
+        write_whole(path, content)
     except OSError as error:
         _log.debug("%s: the proof is not kept: %s", path, error)

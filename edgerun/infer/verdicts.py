@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from edgerun.infer.board import Board
@@ -28,7 +31,8 @@ class Verdicts:
         """Why the accelerator was left out the last time, or None."""
         path = self._path(kind)
         try:
-            return path.read_text(encoding="utf-8")[:_MOST_CHARACTERS] if path is not None else None
+            kept = path.read_text(encoding="utf-8") if path is not None else ""
+            return kept[:_MOST_CHARACTERS] or None
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -38,8 +42,7 @@ class Verdicts:
         if path is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(reason, encoding="utf-8")
+            write_whole(path, reason.encode())
         except OSError as error:
             _log.debug("%s: the verdict is not kept: %s", path, error)
 
@@ -50,3 +53,19 @@ class Verdicts:
         for part in (*self._key, kind.encode()):
             digest.update(hashlib.sha256(part).digest())
         return self._folder / "proof" / f"{digest.hexdigest()[:40]}.verdict"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of the cache, its folders too: another process that reads it meanwhile finds all of it, or what was
+    there before. Raises `OSError`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+        try:
+            file.write(content)
+            file.close()
+            os.replace(file.name, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(file.name)
+            raise

@@ -45,11 +45,15 @@ class _Catalog(msgspec.Struct, frozen=True):
     models: tuple[CatalogEntry, ...]
 
 
+# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
+_decode = msgspec.json.Decoder(_Catalog).decode
+
+
 @cache
 def entries() -> tuple[CatalogEntry, ...]:
     """All of the catalog, by name and version, the newest first."""
     content = Path(__file__).with_name("catalog.json").read_bytes()
-    found = msgspec.json.decode(content, type=_Catalog).models
+    found = _decode(content).models
     newest = sorted(found, key=lambda one: order(one.version), reverse=True)
     return tuple(sorted(newest, key=lambda one: one.name))
 

@@ -11,13 +11,14 @@ import hashlib
 import http.client
 import json
 import logging
+import os
 import re
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 from edgerun import __version__
 from edgerun.errors import ConfigError, DeviceError, ModelError
 from edgerun.models.archive import MAX_FILE_BYTES
-from edgerun.models.disk import disk_error
+from edgerun.models.disk import disk_error, try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def check_url(url: str) -> str:
 def download(
     url: str,
     partial: Path,
+    into: Path,
     *,
     sha256: str | None = None,
     limit: int = MAX_FILE_BYTES,
@@ -72,17 +74,33 @@ def download(
     room: Callable[[int], None] = lambda need_bytes: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Fetch `url` into the folder `partial` and return the file, which is its caller's to move.
+    """Fetch `url` into the folder `partial`, and move the file to `into` (of the same file system) when it is whole.
 
-    A download that broke off stays there and is taken up by the next call. `room` is asked before bytes are written: it
-    is told how many there will be (0 where the server does not say) and raises where they may not. Raises `ConfigError`
-    for an address that is none, `DeviceError` when it cannot be fetched, `ModelError` when it is too large or has
-    another SHA-256.
+    A download that broke off stays there and is taken up by the next call; two at a time share nothing. `room` is asked
+    before bytes are written: it is told how many there will be (0 where the server does not say) and raises where they
+    may not. Raises `ConfigError` for an address that is none, `DeviceError` when it cannot be fetched, `ModelError`
+    when it is too large or has another SHA-256.
     """
     check_url(url)
-    key = hashlib.sha256(url.encode()).hexdigest()[:32]
-    file, about = partial / f"{key}.part", partial / f"{key}.json"
     opener = _opener(ca_file)
+    with _begun_file(partial, hashlib.sha256(url.encode()).hexdigest()[:32]) as (file, about):
+        _fetch_all(opener, url, file, about, limit, progress, room, pause)
+        if sha256 is not None:
+            _check_hash(url, file, sha256)
+        return file.rename(into)
+
+
+def _fetch_all(
+    opener: Any,
+    url: str,
+    file: Path,
+    about: Path,
+    limit: int,
+    progress: Progress | None,
+    room: Callable[[int], None],
+    pause: Callable[[float], None],
+) -> None:
+    """As many requests as it takes."""
     for attempt in range(1, _TRIES + 1):
         size = file.stat().st_size if file.exists() else 0
         try:
@@ -91,7 +109,8 @@ def download(
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and size:
-                _forget(file, about)
+                os.truncate(file, 0)
+                about.unlink(missing_ok=True)
                 continue
             if error.code not in _TRANSIENT or attempt == _TRIES:
                 raise _failed(url, f"{error.code} {error.reason}") from error
@@ -102,7 +121,7 @@ def download(
             raise _failed(url, error.verify_message) from error
         except _GONE as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise disk_error(error, partial) from error
+                raise disk_error(error, file.parent) from error
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise _failed(url, reason.verify_message) from error
@@ -116,9 +135,6 @@ def download(
     else:
         raise _failed(url, f"it broke off {_TRIES} times")
     about.unlink(missing_ok=True)
-    if sha256 is not None:
-        _check_hash(url, file, sha256)
-    return file
 
 
 _AGENT = f"edgerun/{__version__}"
@@ -178,6 +194,59 @@ def _fetch(
                     progress(start, total)
     if total is not None and start != total:
         raise http.client.IncompleteRead(b"", total - start)
+
+
+@contextmanager
+def _begun_file(partial: Path, key: str) -> Iterator[tuple[Path, Path]]:
+    """This download's own file, and the one that says of what it is: those that were begun before, or where another
+    download is at them just now new ones, which go at the end. Raises `DeviceError`.
+    """
+    file = partial / f"{key}.part"
+    try:
+        fd = _held(file)
+        beside = fd is None
+        if beside:
+            file = partial / f"{key}-{os.urandom(4).hex()}.part"
+            fd = _held(file)
+    except OSError as error:
+        raise disk_error(error, partial) from error
+    assert fd is not None, "nobody else has that name"
+    about = file.with_suffix(".json")
+    try:
+        yield file, about
+    finally:
+        if beside or (file.exists() and not file.stat().st_size):
+            _forget(file, about)
+        os.close(fd)
+
+
+def _held(file: Path) -> int | None:
+    """A descriptor of the file, made where it is not there, that keeps other downloads from it until it is closed; None
+    while another one has it. Raises `OSError`.
+    """
+    while True:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with suppress(FileNotFoundError):
+            if not try_lock(fd):
+                os.close(fd)
+                return None
+            if os.path.samestat(os.fstat(fd), file.stat()):
+                return fd
+        os.close(fd)  # it was moved away between the two
+
+
+def broken_off(partial: Path) -> Iterator[Path]:
+    """The files in the folder that are of no download that goes on; none begins with them while its caller has them.
+    Raises `OSError`.
+    """
+    for part in sorted({path.with_suffix(".part") for path in partial.glob("*")}):
+        fd = _held(part)
+        if fd is not None:
+            try:
+                yield part.with_suffix(".json")
+                yield part
+            finally:
+                os.close(fd)
 
 
 def _begun(file: Path, about: Path) -> tuple[int, str]:

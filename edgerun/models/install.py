@@ -135,11 +135,10 @@ def fetched(
     folder = work / "fetched"
     if kind == "https:":
         how: dict[str, Any] = {"ca_file": ca_file, "progress": progress, "room": _room(store), "pause": pause}
-        path = download(source, store.partial(), sha256=sha256, **how)
         folder.mkdir()
         name = Path(shown_url(source)).name[-100:]
-        path = path.rename(folder / (name if name.endswith((*BARE, ".zip")) else "bundle.zip"))
-        yield path, Origin(shown_url(source), True)
+        into = folder / (name if name.endswith((*BARE, ".zip")) else "bundle.zip")
+        yield download(source, store.partial(), into, sha256=sha256, **how), Origin(shown_url(source), True)
     elif kind in ("pypi:", "npm:"):
         folder.mkdir()
         path = take(parse_package(source), folder)

@@ -107,6 +107,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
+_decode = msgspec.json.Decoder(Record).decode
+
+
 def encode(record: Record) -> bytes:
     """As `decode` reads it."""
     return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
@@ -115,7 +119,7 @@ def encode(record: Record) -> bytes:
 def decode(content: bytes, name: str, where: object) -> Record:
     """The record in `content`. Raises `ModelError` for one that is not whole or is another model's."""
     try:
-        record = msgspec.json.decode(content, type=Record)
+        record = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(where, error) from error
     if record.v != VERSION or record.name != name:

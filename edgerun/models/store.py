@@ -23,6 +23,7 @@ from edgerun.errors import DeviceError, ModelError
 from edgerun.models import mending
 from edgerun.models import record as records
 from edgerun.models.disk import Disk, disk_error, locked, tree_bytes, try_lock
+from edgerun.models.https import broken_off
 from edgerun.models.record import Installed, Record
 from edgerun.models.shelf import Shelf, unreadable
 from edgerun.models.verify import check_store_folder
@@ -267,7 +268,7 @@ class Store(Shelf):
     def prune(self, name: str | None = None, keep: int | None = None) -> int:
         """Remove versions beyond the `keep` newest, of one model or of all; returns the bytes. Raises `ModelError`."""
         with self._changing():
-            for path in (self.folder / _PARTIAL).glob("*"):
+            for path in broken_off(self.folder / _PARTIAL):
                 self.disk.remove(path)
             names = [name] if name is not None else self.names()
             return sum(self._prune(one, self.limits.keep if keep is None else keep) for one in names)

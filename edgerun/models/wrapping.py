@@ -70,7 +70,7 @@ def from_catalog(
         work = folder / str(number)
         work.mkdir()
         if one.source.startswith("https:"):
-            path = download(one.source, partial, sha256=one.sha256, progress=progress, room=room)
+            path = download(one.source, partial, work / "file", sha256=one.sha256, progress=progress, room=room)
         else:
             package = parse_package(one.source)
             path = take(package, work, packages)

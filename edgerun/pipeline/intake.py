@@ -88,7 +88,8 @@ class Intake:
         self._let_go()
         self._taken_ns = self._clock.mono_ns()
         if self._stale:
-            self._stale, self._view = False, self._view_for(self._offered)
+            self._stale = False  # before the look, behind which the plans may change once more
+            self._view = self._view_for(self._offered)
         self._change_over()
         self._gaps.add(grab.captured_ns)
         for lane in self.lanes:

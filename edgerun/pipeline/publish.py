@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
@@ -29,6 +30,7 @@ class Publisher:
         self.published = 0
         self._outbox = outbox
         self._sinks = tuple(sinks)
+        self._changing = threading.Lock()
         self._clock = clock
         self._run_id = run_id
         self._on_published = on_published
@@ -39,12 +41,14 @@ class Publisher:
         return self._sinks
 
     def add(self, sink: Sink) -> None:
-        """One more sink, behind the others, from the next result on."""
-        self._sinks = (*self._sinks, sink)
+        """One more sink, behind the others, from the next result on. Any thread."""
+        with self._changing:
+            self._sinks = (*self._sinks, sink)
 
     def remove(self, sink: Sink) -> None:
-        """Give a sink no more results; that one may just be given its last."""
-        self._sinks = tuple(one for one in self._sinks if one is not sink)
+        """Give a sink no more results; that one may just be given its last. Any thread."""
+        with self._changing:
+            self._sinks = tuple([one for one in self._sinks if one is not sink])
 
     def run(self) -> None:
         """The thread's body: until the Outbox is closed and empty."""

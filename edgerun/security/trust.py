@@ -6,9 +6,12 @@ Under the key's line a file may say `not-after 2027-12-31T00:00:00Z` (what it si
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from edgerun.security.signing import decode
 
 DEFAULT_FOLDER = Path("/etc/edgerun/trust")
 _MAX_KEYS = 1000
+_TURN_LIMIT_S, _TURN_POLL_S = 30.0, 0.01
 _MAX_FILE_BYTES = 8 * MAX_LINE
 
 
@@ -116,16 +120,15 @@ class Trust:
         """
         known = self.find(key.id)
         if known is not None and known.revoked_at is not None:
-            raise ConfigError(
-                "this key was revoked and is not trusted again",
-                where=known.file,
-                got=f"{key.id}: {known.reason or 'no reason given'}",
-                remedy="make a new key with edgerun models keygen",
-            )
+            raise _revoked(known)
         path = known.file if known is not None else self.folder / f"{key.id}.pub"
         if not_after is None and known is not None:
             not_after = known.not_after
-        return self._write(TrustedKey(key, path, not_after))
+        made = self._write(TrustedKey(key, path, not_after))
+        there = made.find(key.id)
+        if there is not None and there.revoked_at is not None:
+            raise _revoked(there)
+        return made
 
     def revoke(self, key_id: str, reason: str, now: float) -> Trust:
         """Never take anything of this key again; its file stays and says so. Raises `ConfigError`."""
@@ -154,23 +157,15 @@ class Trust:
         return trust._write(msgspec.structs.replace(old, not_after=retire_at))
 
     def _write(self, one: TrustedKey) -> Trust:
-        lines = [one.key.line]
-        if one.not_after is not None:
-            lines.append(f"not-after {format_time(one.not_after)}")
-        if one.revoked_at is not None:
-            lines.append(f"revoked {format_time(one.revoked_at)} {one.reason}".rstrip())
-        part = one.file.with_name(f".{one.file.name}.{os.getpid()}")
+        """A revocation that came since this was opened stays."""
         try:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with part.open("w", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            part.replace(one.file)
-            _sync_folder(self.folder)
+            with _turn_at(self.folder):
+                there = _read(one.file) if one.file.exists() else one
+                if there.revoked_at is not None and one.revoked_at is None:
+                    one = msgspec.structs.replace(one, revoked_at=there.revoked_at, reason=there.reason)
+                self._replace(one)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise ConfigError(
                 "the trusted keys cannot be changed",
                 where=one.file,
@@ -178,6 +173,25 @@ class Trust:
                 remedy="run it as the user that may write there (root), or name another folder with --trust",
             ) from error
         return Trust.open(self.folder)
+
+    def _replace(self, one: TrustedKey) -> None:
+        lines = [one.key.line]
+        if one.not_after is not None:
+            lines.append(f"not-after {format_time(one.not_after)}")
+        if one.revoked_at is not None:
+            lines.append(f"revoked {format_time(one.revoked_at)} {one.reason}".rstrip())
+        part = one.file.with_name(f".{one.file.name}.{os.getpid()}")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            part.replace(one.file)
+            _sync_folder(self.folder)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def format_time(seconds: float) -> str:
@@ -220,6 +234,34 @@ def _read(path: Path) -> TrustedKey:
                 got=repr(str(error)),
             ) from None
     return made
+
+
+def _revoked(known: TrustedKey) -> ConfigError:
+    return ConfigError(
+        "this key was revoked and is not trusted again",
+        where=known.file,
+        got=f"{known.key.id}: {known.reason or 'no reason given'}",
+        remedy="make a new key with edgerun models keygen",
+    )
+
+
+@contextmanager
+def _turn_at(folder: Path) -> Iterator[None]:
+    """Whoever changes what is in the folder, one after the other. Raises `OSError` when another one keeps it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + _TURN_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_TURN_POLL_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _stricter(one: TrustedKey, other: TrustedKey) -> TrustedKey:

@@ -63,8 +63,10 @@ class LiveView:
         self._interval_ns = round(1e9 / options.fps)
         self._changed = threading.Condition()
         self._streams: dict[str, _Stream] = {}
+        """Read by any thread without the lock: a stream that was looked at once is always in it."""
         self._canvases: dict[str, Image] = {}
         self._closed = False
+        self._turns = 0
         self._thread: threading.Thread | None = None
 
     def looked_at(self, stream: str) -> bool:
@@ -167,11 +169,15 @@ class LiveView:
         """The result that waits longest, of those streams that have one; None at the end."""
         with self._changed:
             while not self._closed:
-                for name, stream in self._streams.items():
-                    if stream.next is not None:
-                        job, stream.next = stream.next, None
-                        self._streams[name] = self._streams.pop(name)  # the others come first now
-                        return name, job
+                waiting = [(stream.turn, name) for name, stream in self._streams.items() if stream.next is not None]
+                if waiting:
+                    _, name = min(waiting)
+                    stream = self._streams[name]
+                    job, stream.next = stream.next, None
+                    self._turns += 1
+                    stream.turn = self._turns  # the others come first now
+                    assert job is not None, "it waits"
+                    return name, job
                 self._changed.wait()
         return None
 
@@ -231,7 +237,7 @@ class LiveView:
 class _Stream:
     """What is known of one stream that was looked at. Used with the lock held, but for `awaited` and `due_ns`."""
 
-    __slots__ = ("answers", "asked", "awaited", "due_ns", "next", "number", "part", "viewers")
+    __slots__ = ("answers", "asked", "awaited", "due_ns", "next", "number", "part", "turn", "viewers")
 
     def __init__(self) -> None:
         self.viewers: set[Viewer] = set()
@@ -241,6 +247,8 @@ class _Stream:
         self.next: _Job | None = None
         self.part = b""
         self.number = 0
+        self.turn = 0
+        """When it was drawn last, counted in pictures."""
         self.answers: dict[str, tuple[int, Answer]] = {}
 
     def count(self) -> None:

@@ -20,6 +20,8 @@ from edgerun.errors import ConfigError
 from tests.mosquitto import wait_until
 from tests.real_models import ROOT
 
+pytestmark = pytest.mark.timeout(400)  # more than all that one of them may wait for
+
 CLIP = ROOT / "models" / "clips" / "street.mp4"
 FRAMES = 100
 MODEL = "ssd-mobilenet-v2-oid"
@@ -122,9 +124,14 @@ def test_a_worker_that_is_killed_is_told_and_loses_only_what_was_in_hand(recordi
     out = tmp_path / "out"
     words = (str(recordings), "--model", MODEL, "-o", str(out), "--workers", "1")
     running = subprocess.Popen([*BATCH, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: list(out.glob("*.done.json")) and list(out.glob("*.part")), 90)
-    part = next(out.glob("*.part"))
-    os.kill(int(part.name.rpartition(".jsonl.")[2].partition(".")[0]), signal.SIGKILL)
+    parts: list[Path] = []
+
+    def at_the_second() -> bool:
+        parts[:] = out.glob("*.part")
+        return bool(parts and list(out.glob("*.done.json")))
+
+    wait_until(at_the_second, 90)
+    os.kill(int(parts[0].name.rpartition(".jsonl.")[2].partition(".")[0]), signal.SIGKILL)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "a worker process died" in told

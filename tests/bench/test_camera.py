@@ -39,7 +39,7 @@ class Client:
         self.sock = socket.socket()
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.sock.connect((parts.hostname, parts.port))
         self.sock.sendall(b"GET / HTTP/1.1\r\nHost: camera\r\n\r\n")
         self._file: io.BufferedReader = self.sock.makefile("rb")
@@ -224,7 +224,7 @@ def test_it_says_where_it_is_and_ends_on_a_signal_with_its_account(number: int) 
         with client(said["url"]) as one:
             one.image()
             process.send_signal(number)
-            out, _ = process.communicate(timeout=10)
+            out, _ = process.communicate(timeout=60)
         account = msgspec.json.decode(out, type=CameraAccount)
         assert process.returncode == 0
         assert account.sent >= 1

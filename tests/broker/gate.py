@@ -48,7 +48,7 @@ class Gate:
         _shut(self._listener)
         self.cut()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         for sock in self._open:
             sock.close()
@@ -70,6 +70,9 @@ class Gate:
     def _relay(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             hello = client.recv(65536)
+            if not hello:  # cut, or gone, before it said anything
+                _shut(client)
+                return
             # 0x10, remaining length (1 byte here or 2), 0x0004 "MQTT", protocol level
             self.versions.append(hello[hello.index(b"MQTT") + 4])
             if self.old is not None and self.versions[-1] == 5:

@@ -8,23 +8,34 @@ from typing import Any
 
 from edgerun.broker.connection import Connection
 from edgerun.broker.options import BrokerOptions
-from edgerun.clock import SystemClock
+from edgerun.clock import Clock, SystemClock
 from tests import mosquitto
 
 DEVICE = "dock-7"
 STATUS = f"edgerun/{DEVICE}/status"
 TOPIC = f"edgerun/{DEVICE}/detections/main"
-LATE_S = 15.0
+LATE_S = 60.0
+
+
+class Ahead(SystemClock):
+    """The machine's clock, which a test may put forward."""
+
+    ahead_ns = 0
+
+    def mono_ns(self) -> int:
+        return super().mono_ns() + self.ahead_ns
 
 
 def options(url: str, **other: Any) -> BrokerOptions:
-    quick = {"reconnect_max_s": 0.2, "will_delay_s": 1, "connect_timeout_s": 2.0}
+    quick = {"reconnect_max_s": 0.2, "will_delay_s": 1, "connect_timeout_s": 30.0}
     return BrokerOptions(url=url, client_id=DEVICE, **{**quick, **other})
 
 
 @contextlib.contextmanager
-def connection(url: str, *, birth: Any = tuple, start: bool = True, **other: Any) -> Iterator[Connection]:
-    made = Connection(options(url, **other), SystemClock(), birth=birth)
+def connection(
+    url: str, *, birth: Any = tuple, start: bool = True, clock: Clock | None = None, **other: Any
+) -> Iterator[Connection]:
+    made = Connection(options(url, **other), clock or SystemClock(), birth=birth)
     if start:
         made.start()
     try:

@@ -110,14 +110,14 @@ def test_waiting_for_acknowledgements_ends_with_the_last_one_before_the_call() -
 
     def wait() -> None:
         waiting.set()
-        if queue.wait_acked(20):
+        if queue.wait_acked(60):
             done.set()
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert waiting.wait(5)
+    assert waiting.wait(60)
     queue.ack(entry.ticket)
-    thread.join(20)
+    thread.join(60)
     assert done.is_set()
     assert queue.stats().oldest_unacked_ns is None
 

@@ -20,10 +20,8 @@ from edgerun.clock import FakeClock, SystemClock
 from edgerun.errors import BrokerError, ConfigError
 from tests import mosquitto
 from tests.broker.gate import REFUSED_BY_5, gate
-from tests.broker.parts import DEVICE, STATUS, TOPIC, balanced, connection, options
+from tests.broker.parts import DEVICE, LATE_S, STATUS, TOPIC, balanced, connection, options
 from tests.mosquitto import wait_until
-
-LATE_S = 15.0
 
 
 def test_a_message_that_has_expired_is_not_sent_and_counted() -> None:

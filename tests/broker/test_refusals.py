@@ -80,8 +80,8 @@ def test_3_1_1_publishes_its_will_and_says_goodbye() -> None:
         gate(broker.port, REFUSED_BY_5) as door,
         mosquitto.subscriber(broker, STATUS) as seen,
     ):
-        with connection(door.url) as link:
-            wait_until(lambda: link.connected)
+        with connection(door.url):
+            seen.wait(lambda ms: ms[-1].payload == b"online")
             door.locked.set()
             door.cut()
             assert seen.wait(lambda ms: len(ms) >= 2)[-1].payload == b"offline"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import mosquitto
-from tests.broker.parts import TOPIC, connection
+from tests.broker.parts import LATE_S, TOPIC, connection
 from tests.broker.websocket import websocket_door
 from tests.mosquitto import Authority, wait_until
 
@@ -27,7 +27,7 @@ def test_the_right_authority_is_trusted(right: Authority) -> None:
     with mosquitto.broker_with_tls(right) as broker, connection(broker.url, ca_file=right.ca) as link:
         for n in range(200):
             link.publish(TOPIC, b"%d" % n, qos=1)
-        assert link.flush(20)
+        assert link.flush(LATE_S)
         assert link.stats().acked == 200
 
 
@@ -56,7 +56,7 @@ def test_another_host_name_is_refused(wrong: Authority) -> None:
 def test_insecure_connects_and_shouts(wrong: Authority, caplog: pytest.LogCaptureFixture) -> None:
     with mosquitto.broker_with_tls(wrong) as broker, connection(broker.url, insecure=True) as link:
         link.publish(TOPIC, b"1", qos=1)
-        assert link.flush(20)
+        assert link.flush(LATE_S)
     assert [r for r in caplog.records if r.levelno == logging.WARNING and "insecure" in r.getMessage()]
 
 
@@ -67,7 +67,7 @@ def test_a_client_certificate_opens_what_is_closed_without(right: Authority, tmp
             assert not link.connected
         with connection(broker.url, ca_file=right.ca, cert_file=right.cert, key_file=right.key) as link:
             link.publish(TOPIC, b"1", qos=1)
-            assert link.flush(20)
+            assert link.flush(LATE_S)
 
 
 def test_a_plain_client_on_a_tls_port_is_told_to_look_at_the_port(right: Authority) -> None:
@@ -98,7 +98,7 @@ def test_websockets(right: Authority, tls: bool, path: str, asked: str) -> None:
             with connection(url + path, ca_file=right.ca if tls else None) as link:
                 for n in range(200):
                     link.publish(TOPIC, b"%d," % n * 50, qos=1)
-                assert link.flush(20)
+                assert link.flush(LATE_S)
                 assert link.stats().acked == 200
             assert paths == [asked]
         messages = seen.wait(lambda ms: len(ms) >= 200)

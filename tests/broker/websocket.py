@@ -73,7 +73,10 @@ def websocket_door(port: int, authority: Authority | None = None) -> Iterator[tu
     broker = socket.create_connection(("127.0.0.1", port))
 
     def serve() -> None:
-        client, _ = listener.accept()
+        try:
+            client, _ = listener.accept()
+        except OSError:  # nobody came
+            return
         if authority is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(authority.cert, authority.key)
@@ -94,9 +97,10 @@ def websocket_door(port: int, authority: Authority | None = None) -> Iterator[tu
     try:
         yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", paths
     finally:
-        with contextlib.suppress(OSError):
-            broker.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        for sock in (listener, broker):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        thread.join(60)
         broker.close()
         listener.close()
         assert not thread.is_alive()

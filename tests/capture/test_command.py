@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -191,10 +192,31 @@ def test_options_that_cannot_be() -> None:
             msgspec.convert({"window_samples": 1, **wrong}, Options)
 
 
+def descriptors() -> set[tuple[str, str]]:
+    """Of this process: their numbers, and what they are."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+    return found
+
+
 def test_no_descriptor_is_left_behind() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(3):
         source = opened("write(bytes(8))")
         source.grab()
         source.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
+
+
+def test_its_group_keeps_its_number_until_all_is_closed() -> None:
+    """It closes its output a moment before it exits: whoever waits for that must not reap it."""
+    source = opened("write(bytes(8)); sys.stdout.flush(); os.close(1); time.sleep(0.3); os._exit(0)")
+    assert source.grab() is not None
+    assert source.grab() is None
+    group = source._child._process.pid
+    assert os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    source.close()
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT | os.WNOHANG)

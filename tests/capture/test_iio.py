@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerun.capture.iio import IioSource, Options
+from edgerun.capture.iio import IioSource, Options, _Channel, _set_rate
 from edgerun.clock import FakeClock, SystemClock
 from edgerun.errors import SourceError
 from edgerun.types import Grab
@@ -134,6 +134,18 @@ def test_a_sensor_that_vanishes_is_lost_at_once_and_found_again(root: Path) -> N
     again = opened(root).grab()
     assert again is not None
     assert again.gap
+
+
+def test_a_sensor_that_vanishes_while_it_is_opened_is_waited_for(root: Path) -> None:
+    """It was found a moment ago; what it seems to lack now is no mistake of the config's."""
+    options = Options(
+        device="lsm6ds3_accel", channels=("accel_x",), rate_hz=100.0, window_samples=4, device_rate_hz=208.0
+    )
+    device(root).rename(root / "away")
+    for opening in (lambda: _Channel(device(root), "accel_x"), lambda: _set_rate(device(root), options)):
+        with pytest.raises(SourceError) as caught:
+            opening()
+        assert not caught.value.final
 
 
 def test_no_number_is_told(root: Path) -> None:

@@ -155,7 +155,7 @@ def test_silence_and_garbage_are_told_apart(ends: Ends) -> None:
     with pytest.raises(SourceError, match="silent"):
         source.grab()
     source.close()
-    source = opened(ends[1], stall_s=0.2)
+    source = opened(ends[1], stall_s=2.0)
     stop = threading.Event()
 
     def babble() -> None:
@@ -164,10 +164,12 @@ def test_silence_and_garbage_are_told_apart(ends: Ends) -> None:
 
     thread = threading.Thread(target=babble)
     thread.start()
-    with pytest.raises(SourceError, match="Check baud_rate") as caught:
-        source.grab()
-    stop.set()
-    thread.join()
+    try:
+        with pytest.raises(SourceError, match="Check baud_rate") as caught:
+            source.grab()
+    finally:
+        stop.set()
+        thread.join()
     assert "\\xf0\\x9f" in str(caught.value)
     source.close()
 

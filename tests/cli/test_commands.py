@@ -227,7 +227,7 @@ def test_ctrl_c_outside_a_run_is_130(tmp_path: Path) -> None:
             while said is None:  # one that comes between Python's last look and the read itself interrupts nothing
                 process.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
-                    said = process.communicate(timeout=1)[1]
+                    said = process.communicate(timeout=20)[1]
     finally:
         process.kill()
         process.communicate()

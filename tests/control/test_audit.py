@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,23 @@ def test_processes_and_threads_write_one_chain(tmp_path: Path) -> None:
     found = verify(tmp_path)
     assert not found.faults
     assert found.records == 300
+
+
+def test_it_may_be_looked_through_while_it_is_written(tmp_path: Path) -> None:
+    """A file is full with every second record, and the oldest goes."""
+    log = filled(tmp_path, 1, max_bytes=400, keep=2)
+
+    def write() -> None:
+        for number in range(400):
+            log.append("command", who="t", via="mqtt", more={"n": number})
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not writing.done():
+            assert not verify(tmp_path).faults
+            seqs = [entry.seq for entry in read(tmp_path)]
+            assert seqs == list(range(seqs[0], seqs[-1] + 1))
+        writing.result()
 
 
 @given(st.text(), st.dictionaries(st.text(max_size=10), st.text() | st.integers(-(2**62), 2**62) | st.booleans()))

@@ -192,7 +192,7 @@ def daemon(tmp_path: Path) -> Iterator[Connection]:
                 yield link
         finally:
             process.terminate()
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
 
 

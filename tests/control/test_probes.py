@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import emulators
 from tests.mosquitto import wait_until
 from tests.real_models import ROOT
+
+pytestmark = pytest.mark.timeout(300)  # more than all that one of them may wait for
 
 MODEL = str(ROOT / "models" / "ssd-mobilenet-v2-oid")
 

@@ -85,7 +85,7 @@ class Consumer:
         client.connect("127.0.0.1", port)
         client.loop_start()
         self._client = client
-        assert self.ready.wait(15)
+        assert self.ready.wait(LATE_S)
 
     def wait(self, condition: Callable[[list[Arrival]], object], timeout_s: float = LATE_S) -> None:
         """`condition` is asked at most ten times a second, of a list that grows."""
@@ -165,7 +165,7 @@ class Site:
         self.published(0)
         process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
-        code = process.wait(40)
+        code = process.wait(LATE_S)
         assert code == 0, code
 
     def journal(self, run: str | None = None) -> dict[int, Line]:
@@ -194,7 +194,7 @@ class Site:
     def published(self, count: int, run: str | None = None) -> None:
         """Wait until the present publisher has published so many."""
         path = self.folder / f"{run or self.runs[-1]}.journal"
-        wait_until(lambda: path.exists() and path.stat().st_size >= count * LINE.size, 30, f"{count} publications")
+        wait_until(lambda: path.exists() and path.stat().st_size >= count * LINE.size, LATE_S, f"{count} publications")
 
     def restart_broker(self) -> None:
         """Killed and started; nobody publishes before the consumer listens again."""
@@ -203,7 +203,7 @@ class Site:
         self.line.cut()
         wait_until(lambda: not self.consumer.ready.is_set())
         self.broker.restart()
-        assert self.consumer.ready.wait(20)
+        assert self.consumer.ready.wait(LATE_S)
         self.line.locked.clear()
 
     def arrived(self, run: str) -> set[int]:
@@ -237,7 +237,7 @@ class Site:
             return all(promised[run] <= came[run] for run in self.runs)
 
         with contextlib.suppress(AssertionError):  # what is missing is told below
-            self.consumer.wait(complete, 20)
+            self.consumer.wait(complete)
         if self.running():
             self.stop()
         at = len(self.consumer.arrivals)

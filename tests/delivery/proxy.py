@@ -68,7 +68,7 @@ class Proxy:
         self._never.set()
         self.cut()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _open(self) -> list[tuple[socket.socket, socket.socket]]:
@@ -100,6 +100,9 @@ class Proxy:
             with self._lock:
                 self._pairs.add((client, broker))
             self._start(self._relay, client, broker)
+            if self.locked.is_set():  # it came while the line was locked and cut
+                _shut(client)
+                _shut(broker)
 
     def _relay(self, client: socket.socket, broker: socket.socket) -> None:
         upward = threading.Thread(target=self._pump, args=(client, broker, self._up_holed), name="proxy")

@@ -14,6 +14,7 @@ import pytest
 from tests import mosquitto
 from tests.delivery.proxy import proxy
 from tests.mosquitto import wait_until
+from tests.spool.test_spool import on_disk
 
 CONFIG = """
 [device]
@@ -46,7 +47,7 @@ def test_a_killed_daemon_loses_nothing_it_had_spooled(tmp_path: Path, durability
                 line.locked.set()
                 line.cut()
                 spool = tmp_path / "state" / "spool" / "gate-3"
-                wait_until(lambda: sum(p.stat().st_size for p in spool.glob("detection-*")) > 2000, 60)
+                wait_until(lambda: on_disk(spool) > 2000, 60)
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.wait(10)
@@ -54,10 +55,10 @@ def test_a_killed_daemon_loses_nothing_it_had_spooled(tmp_path: Path, durability
             process = subprocess.Popen(command, env=environment)
             try:
                 messages = seen.wait(lambda ms: sum(b"replayed" in m.payload for m in ms if m.topic == topic) >= 5, 60)
-                seen.wait(lambda ms: any(b"unclean_stop" in m.payload for m in ms), 30)
+                seen.wait(lambda ms: any(b"unclean_stop" in m.payload for m in ms), 60)
             finally:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(20) == 0
+                assert process.wait(60) == 0
     bodies = [json.loads(m.payload) for m in messages if m.topic == topic]
     run = bodies[0]["id"].partition("-")[0]
     numbers = sorted({int(b["id"].partition("-")[2]) for b in bodies if b["id"].startswith(run)})

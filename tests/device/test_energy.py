@@ -53,7 +53,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(tmp_path, process)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(10.0) == 0
+        assert process.wait(60.0) == 0
 
 
 def test_a_counter_is_followed_across_its_wraps(bench: Bench) -> None:

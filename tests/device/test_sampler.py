@@ -20,6 +20,8 @@ from tests.boards import tree
 
 ZONE = "sys/class/thermal/thermal_zone"
 BLOCKING = f"== {ZONE}0/type = stuck\n== {ZONE}0/temp !blocks\n== {ZONE}1/type = gpu\n== {ZONE}1/temp = 50000\n"
+LIMIT_S = 5.0
+"""What does not block answers within it, also on a machine that has other things to do."""
 
 
 @pytest.fixture
@@ -28,12 +30,12 @@ def stuck(tmp_path: Path) -> tree.BoardMachine:
 
 
 def test_a_sensor_that_blocks_is_left_alone_until_it_comes_back(stuck: tree.BoardMachine) -> None:
-    sampler = Sampler(Site(stuck, SystemClock()), builtin_kinds(["thermal"]), read_limit_s=0.3)
+    sampler = Sampler(Site(stuck, SystemClock()), builtin_kinds(["thermal"]), read_limit_s=LIMIT_S)
     first = sampler.sample()
     (broken,) = first.broken
     assert broken.place == "stuck"
     assert broken.blocked
-    assert "did not answer within 0.3 s" in broken.reason
+    assert f"did not answer within {LIMIT_S:g} s" in broken.reason
     assert first.values() == {"thermal/gpu/temp_c": 50.0}
     readers = reading_threads()
     again = sampler.sample()
@@ -42,7 +44,7 @@ def test_a_sensor_that_blocks_is_left_alone_until_it_comes_back(stuck: tree.Boar
     assert reading_threads() == readers, "it was tried again"
     left_behind = next(thread for thread in readers if thread.is_alive() and thread is not serving(sampler))
     release(stuck.path(f"{ZONE}0/temp"))
-    left_behind.join(10.0)
+    left_behind.join(60.0)
     assert not left_behind.is_alive()
     well = sampler.sample()
     assert well.values() == {"thermal/stuck/temp_c": 47.0, "thermal/gpu/temp_c": 50.0}
@@ -55,7 +57,7 @@ def test_a_kind_that_blocks_while_it_is_looked_for_costs_itself_only(tmp_path: P
         f"== {ZONE}0/type !blocks\n== sys/class/hwmon/hwmon0/name = fan\n== sys/class/hwmon/hwmon0/fan1_input = 900\n"
     )
     board = tree.BoardMachine(tree.parse(text), tmp_path)
-    sampler = Sampler(Site(board, SystemClock()), builtin_kinds(["thermal", "cpufreq", "uptime"]), read_limit_s=0.2)
+    sampler = Sampler(Site(board, SystemClock()), builtin_kinds(["thermal", "cpufreq", "uptime"]), read_limit_s=LIMIT_S)
     (broken,) = sampler.sample().broken
     assert (broken.kind, broken.place) == ("thermal", "")
     release(board.path(f"{ZONE}0/type"))
@@ -63,7 +65,7 @@ def test_a_kind_that_blocks_while_it_is_looked_for_costs_itself_only(tmp_path: P
 
 
 def test_closing_does_not_wait_for_what_blocks(stuck: tree.BoardMachine) -> None:
-    sampler = Sampler(Site(stuck, SystemClock()), builtin_kinds(["thermal"]), read_limit_s=0.1)
+    sampler = Sampler(Site(stuck, SystemClock()), builtin_kinds(["thermal"]), read_limit_s=LIMIT_S)
     sampler.sample()
     sampler.close()
     sampler.close()
@@ -71,7 +73,7 @@ def test_closing_does_not_wait_for_what_blocks(stuck: tree.BoardMachine) -> None
 
 
 def test_each_trouble_is_logged_once(stuck: tree.BoardMachine, caplog: pytest.LogCaptureFixture) -> None:
-    sampler = Sampler(Site(stuck, SystemClock()), builtin_kinds(["thermal"]), read_limit_s=0.1)
+    sampler = Sampler(Site(stuck, SystemClock()), builtin_kinds(["thermal"]), read_limit_s=LIMIT_S)
     with caplog.at_level(logging.INFO, "edgerun.device"):
         sampler.sample()
         sampler.sample()
@@ -80,19 +82,19 @@ def test_each_trouble_is_logged_once(stuck: tree.BoardMachine, caplog: pytest.Lo
         ]
         (blocked,) = [thread for thread in reading_threads() if thread is not serving(sampler)]
         release(stuck.path(f"{ZONE}0/temp"))
-        blocked.join(10.0)
+        blocked.join(60.0)
         sampler.sample()
         assert caplog.records[-1].getMessage() == "sensor thermal stuck is well again, or gone"
     sampler.close()
 
 
 def test_what_is_done_in_time_comes_back_as_it_is() -> None:
-    reader = PatientReader(5.0)
+    reader = PatientReader(60.0)
     assert reader.run("a", lambda: 5) == 5
     with pytest.raises(ZeroDivisionError):
         reader.run("b", lambda: 1 // 0)
     hold = threading.Event()
-    slow = PatientReader(0.05)
+    slow = PatientReader(LIMIT_S)
     with pytest.raises(Blocked):
         slow.run("c", hold.wait)
     assert slow.blocked == ("c",)

@@ -117,7 +117,7 @@ class Box:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stdout is not None
         out = self.process.stdout.read()
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         self._reader.join()
         assert code == 0, self.log
         self.summary = summary_of(out)

@@ -89,7 +89,7 @@ def test_a_spool_of_another_version_is_set_aside_told_and_the_rest_replayed(tmp_
         wait_until(lambda: made.connected)  # else it would join those that wait
         made.result(100)
         messages = seen.wait(lambda ms: len(ms) >= 21)
-        assert made.flush(15)
+        assert made.flush(60)
     assert [notice.kind for notice in notices] == ["spool_set_aside"] * len(strange)
     text = " ".join(notice.text for notice in notices)
     for words in ("format version '0'", "format version '9'", "no segment of a spool", *strange):
@@ -128,7 +128,7 @@ def publisher(shared: Path, url: str) -> Iterator[list[dict[str, str]]]:
         yield said
     finally:
         process.terminate()
-        assert process.wait(40) == 0
+        assert process.wait(60) == 0
         if (shared / "journal.told").exists():
             said += [json.loads(line) for line in (shared / "journal.told").read_text().splitlines()]
             (shared / "journal.told").unlink()

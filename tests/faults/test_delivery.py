@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from edgerun.spool.record import DATA, MAGIC, scan
 from tests.faults.box import Box, box
+from tests.spool.test_spool import on_disk
 
 OUTAGE = 25
 """Results made while the broker is away."""
 
 
 def spool_bytes(made: Box) -> int:
-    return sum(path.stat().st_size for path in (made.state / "spool" / "box").glob("*.seg"))
+    return on_disk(made.state / "spool" / "box")
 
 
 def spooled_results(made: Box) -> int:
     """Results in the files, acknowledged or not."""
-    files = [path.read_bytes() for path in (made.state / "spool" / "box").glob("detection-*.seg")]
+    files = []
+    for path in (made.state / "spool" / "box").glob("detection-*.seg"):
+        with contextlib.suppress(FileNotFoundError):  # done with, and deleted meanwhile
+            files.append(path.read_bytes())
     found = [one for data in files for one in scan(data, len(MAGIC)) if not isinstance(one, tuple)]
     return sum(one.kind == DATA for one in found)
 
@@ -34,7 +39,8 @@ def test_results_of_an_outage_are_replayed_oldest_first_behind_live_ones(tmp_pat
     with box(tmp_path, "") as made:
         made.line.locked.set()
         made.line.cut()
-        before = len(made.results("well"))
+        made.wait(lambda: spooled_results(made) >= OUTAGE // 2, "results on disk")
+        before = len(made.results("well"))  # what was on its way has come
         made.wait(lambda: spooled_results(made) >= OUTAGE, "results on disk")
         assert len(made.results("well")) <= before + 2, "nothing comes through"
         made.line.heal()

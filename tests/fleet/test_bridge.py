@@ -68,11 +68,13 @@ def test_a_device_below_is_seen_above_and_hears_from_there() -> None:
                 assert len(device.asked) == 1
                 device.link.publish("edgerun/dock-7/event", b"last", qos=1)
                 seen = above.wait(lambda ms: ms[-1].payload == b"last", 30)
+                here.wait(lambda ms: any(m.payload == b"last" for m in ms), 30)
                 counted = Counter((one.topic, one.payload) for one in seen if "/cmd/" in one.topic)
                 below_too = Counter((m.topic, m.payload) for m in here.messages if "/cmd/" in m.topic)
                 assert set(counted.values()) == set(below_too.values()) == {1}, "nothing goes round"
             finally:
                 device.close()
+            above.wait(lambda ms: (ms[-1].topic, ms[-1].payload) == ("edgerun/dock-7/status", b"offline"), 30)
         with mosquitto.subscriber(cluster, "edgerun/dock-7/status") as later:
             later.wait(lambda ms: ms[-1].retain and ms[-1].payload == b"offline", 30)
 

@@ -19,6 +19,8 @@ NAMES = ["gate-1", "gate-2", "yard-1"]
 EASY: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
 STAGES = ("--stages", "34%,100%", "--stage-timeout", 240)
 
+pytestmark = pytest.mark.timeout(900)  # more than all that it may wait for
+
 
 @pytest.fixture
 def site() -> Iterator[tuple[Broker, Subscriber]]:

@@ -21,6 +21,7 @@ from edgerun.device.sampler import Sample
 from edgerun.pipeline.notice import StreamNotice
 from edgerun.pipeline.pipeline import Pipeline
 from edgerun.types import Reading
+from tests.mosquitto import wait_until
 from tests.pipeline.parts import CountingSource, ListSink, build
 
 HOT = GovernorConfig(temp_c=RisingConfig(70.0, 80.0, 90.0), up_s=1.0, settle_s=1.0)
@@ -89,15 +90,11 @@ class Rig:
         return [one.kind for one in self.news]
 
     def until(self, true: Callable[[], object]) -> None:
-        for _ in range(5000):
-            if true():
-                return
-            assert not threading.Event().wait(0.002)
-        raise AssertionError("it never came")
+        wait_until(true, 60)
 
     def notice(self, state: str) -> StreamNotice:
         while True:
-            found = self.pipeline.notices.get(timeout=30)  # type: ignore[attr-defined]
+            found = self.pipeline.notices.get(timeout=60)  # type: ignore[attr-defined]
             if isinstance(found, StreamNotice) and found.state == state:
                 return found
 
@@ -113,7 +110,7 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     yield make
     for one in made:
         one.governing.close()
-        assert one.pipeline.stop(10) == []
+        assert one.pipeline.stop(60) == []
         for lane in one.pipeline.lanes:
             assert lane.meter.account.in_flight == 0
 
@@ -333,7 +330,7 @@ def test_the_real_thread_ends_and_a_fault_in_it_is_told(tmp_path: Path) -> None:
 
     broken = governing(BrokenSampler())
     broken.start()
-    death = told.get(timeout=10)
+    death = told.get(timeout=60)
     assert (death.thread, type(death.error)) == ("sensors", Bug)
     broken.close()
     well = governing(make_sampler(settings.sensors, SystemClock()))

@@ -63,9 +63,10 @@ def test_a_lost_accelerator_costs_no_frame_and_comes_back(mode: str, why: str, s
             sick.heal()
             wait(lambda all_: any(event["kind"] == "recovered" for event in bodies(all_, "event")))
             wait(lambda all_: state_of(all_) == ("running", "external"))
-            messages = wait(
+            messages = wait(  # the first result of the accelerator that is back may come behind what is told of it
                 lambda all_: (
                     [one["engines"]["net"].get("accelerator") for one in bodies(all_, "telemetry")][-1:] == ["external"]
+                    and bodies(all_, "detections/dock")[-1]["model"]["accelerator"] == "external"
                 )
             )
         finally:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgerun.clock import SystemClock
 from edgerun.errors import EngineError, FrameError
 from edgerun.infer import Accelerator, open_engine
 from edgerun.infer.board import Board
@@ -149,10 +150,12 @@ def test_one_that_auto_found_is_used_only_where_it_is_faster_and_not_tried_again
     found = Accelerator(table.pop("kind"), table, chosen=True)
     engine = opened(found, "cpu")
     assert engine.info.accelerator == "cpu"
-    assert re.search(r"slower than the CPU; got 3\d\.\d+ instead of ", engine.info.fallbacks[0][1])
+    told = re.search(r"slower than the CPU; got (\d+\.\d+) instead of ", engine.info.fallbacks[0][1])
+    assert told is not None
+    assert float(told[1]) >= 30
     sick.heal()
     again = opened(found, "cpu")
-    assert "left out of auto since it was tried; got slower than the CPU: 3" in again.info.fallbacks[0][1]
+    assert f"left out of auto since it was tried; got slower than the CPU: {told[1]} " in again.info.fallbacks[0][1]
     other_drivers = tmp_path / "other"
     (other_drivers / "var/lib/dpkg").mkdir(parents=True)
     (other_drivers / "var/lib/dpkg/status").touch()
@@ -199,11 +202,11 @@ def test_a_state_kept_around_it_tells_what_runs(opened: Opened, sick: Sick, pict
 def test_one_that_hangs_is_killed_after_the_stated_time(
     opened: Opened, sick: Sick, picture: list[Tensor], expected: Tensor
 ) -> None:
-    engine = opened(sick.declare("hang", after=20), "cpu", hang_s=0.3)
+    engine = opened(sick.declare("hang", after=20), "cpu", hang_s=2.0)
     assert isinstance(engine.engine, HostedEngine)
-    assert engine.engine.hang_s == 0.3
+    assert engine.engine.hang_s == 2.0
     answers = infer_until(engine, picture, lambda: engine.degraded)
-    assert "no answer for 0.3 s while inferring" in engine.info.fallbacks[0][1]
+    assert "no answer for 2 s while inferring" in engine.info.fallbacks[0][1]
     assert all((answer == expected).all() for answer in answers)
 
 
@@ -253,8 +256,9 @@ def test_without_cpu_and_nothing_left_frames_fail_until_it_is_back(
     assert answers[-1].reason == "engine"
     assert "no accelerator is left to infer this frame" in str(answers[-1])
     sick.heal()
-    engine._entries[0].accelerator.options["library"] = library
     entry = engine._entries[0]
+    infer_until(engine, picture, lambda: entry.hopeless)  # it has been tried again, and there was no library
+    entry.accelerator.options["library"] = library
     entry.hopeless = False
     engine._wake()
     infer_until(engine, picture, lambda: "recovered" in opened.events())
@@ -291,6 +295,52 @@ def test_closing_ends_an_opening_that_hangs(opened: Opened, sick: Sick, picture:
     assert not engine._thread.is_alive()
     with pytest.raises(EngineError, match="the engine is closed"):
         engine.infer(picture)
+
+
+def test_one_that_opens_when_all_is_closed_is_closed_too() -> None:
+    """Its opening cannot be ended, and `close` does not wait for it for ever."""
+
+    class Made:
+        inputs = outputs = ()
+        closed = False
+
+        def __init__(self, kind: str) -> None:
+            self.info = EngineInfo("made 1", kind, 1)
+
+        def infer(self, inputs: Any) -> list[Tensor]:
+            return []
+
+        def close(self) -> None:
+            self.closed = True
+
+    begun, go_on = threading.Event(), threading.Event()
+    late = Made("npu")
+    refusals = [EngineError("not yet")]
+
+    class Deaf:
+        """Opens the NPU only the second time, and when it is let."""
+
+        def open(self, accelerator: Accelerator) -> Any:
+            if accelerator.kind == "cpu":
+                return Made("cpu")
+            if refusals:
+                raise refusals.pop()
+            begun.set()
+            assert go_on.wait(60)
+            return late
+
+        def abort(self) -> None:
+            pass
+
+    engine = Fallback("net", Deaf(), [Accelerator("npu"), Accelerator("cpu")], SystemClock())
+    assert engine._thread is not None
+    assert begun.wait(60)
+    engine.close()
+    go_on.set()
+    engine._thread.join(60)
+    assert not engine._thread.is_alive()
+    assert late.closed
+    assert engine._ready is None
 
 
 def test_each_accelerator_gets_the_file_made_for_it(

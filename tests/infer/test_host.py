@@ -22,7 +22,7 @@ from edgerun.ports import EngineContext
 from tests.infer.unruly import Options, UnrulyEngine
 
 CONTEXT = EngineContext(b"five!", "net", accelerator="npu", threads=2)
-QUICK = Limits(open_s=20.0, least_s=0.3, most_s=0.3)
+QUICK = Limits(open_s=60.0, least_s=0.3, most_s=0.3)
 PATIENT = Limits(least_s=60.0, most_s=60.0)  # far beyond what a test may take
 
 
@@ -31,14 +31,14 @@ def x(first: int, count: int = 3) -> list[Any]:
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended within 10 s; `pidfd` becomes readable then."""
+    """Whether the process has ended within a minute; `pidfd` becomes readable then."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    ended = bool(poll.poll(10_000))
+    ended = bool(poll.poll(60_000))
     os.close(fd)
     return ended
 
@@ -93,6 +93,7 @@ def test_a_hang_is_killed_though_it_blocks_every_signal(closing: Callable[[Any],
         (102, r"SIGSEGV \(last words\)"),
         (103, r"exit code 1 \(RuntimeError: a bug\)"),
         (104, "exit code 3"),
+        (106, r"exit code 1 \(RuntimeError: a bug\)"),
     ],
 )
 def test_a_crash_is_noticed_through_the_socket(what: int, how: str, closing: Callable[[Any], HostedEngine]) -> None:
@@ -175,7 +176,7 @@ thread.join()
 opened[0].infer(x(1))
 if {what} == 101:
     threading.Thread(target=lambda: opened[0].infer(x(101)), daemon=True).start()
-    assert hanging.wait(10)
+    assert hanging.wait(60)
 print(opened[0].pid, flush=True)
 signal.pause()
 """

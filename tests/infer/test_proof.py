@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerun.errors import EngineError, ModelError
+from edgerun.infer.board import Board
 from edgerun.infer.golden import Tolerance, Unproven, agreement, golden_inputs
 from edgerun.infer.proof import Prover, cache_folder
 from edgerun.infer.tflite import Options, TfliteEngine
+from edgerun.infer.verdicts import Verdicts
 from edgerun.ports import Engine, EngineContext
 from edgerun.types import EngineInfo, Tensor, TensorSpec
 
@@ -156,6 +161,50 @@ def test_the_cpu_is_asked_once_and_its_answers_are_kept(tmp_path: Path) -> None:
         prover(b"model", b"runtime").prove(Made(lambda y: y))
     assert len(asked) == 5
     assert {path.suffix for path in (tmp_path / "proof").iterdir()} == {".msgpack"}
+
+
+def test_two_may_prove_at_once_where_the_cpu_does_not_open() -> None:
+    both = threading.Barrier(2)
+
+    def no_cpu() -> Engine:
+        raise ModelError("the custom op edgetpu-custom-op")
+
+    def prove_one(prover: Prover) -> float | None:
+        both.wait(30)
+        return prover.prove(Made(lambda y: y)).agreed
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(300):
+                prover = Prover("net", no_cpu, cache=Path("/nonexistent"), key=(b"model",))
+                assert list(pool.map(prove_one, (prover, prover))) == [None, None]
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_verdict_is_read_whole_while_it_is_written(tmp_path: Path) -> None:
+    verdicts = Verdicts(tmp_path, (b"model",), Board(tmp_path))
+    told = [f"slower than the CPU: {milliseconds}" * 20 for milliseconds in (31, 32)]
+    verdicts.keep("npu", told[0])
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in range(300):
+            verdicts.keep("npu", told[number % 2])
+        ended.set()
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    read = set()
+    while not ended.is_set():
+        read.add(verdicts.why_not("npu"))
+    writing.join()
+    assert read <= set(told)
+    (path,) = (tmp_path / "proof").iterdir()
+    path.write_bytes(b"")  # the power was cut
+    assert verdicts.why_not("npu") is None
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

@@ -23,8 +23,20 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chatter: int = 0
 
 
+class _Lingering:
+    """Takes its time to be destroyed, as drivers do."""
+
+    def __del__(self) -> None:
+        threading.Event().wait(5.0)
+
+
+_kept: list[_Lingering] = []
+
+
 class UnrulyEngine:
-    """Adds 1 to its input; does as the input's first value says: 101 hang, 102 crash, 103 raise, 104 exit, 105 big."""
+    """Adds 1 to its input; does as the input's first value says: 101 hang, 102 crash, 103 raise, 104 exit, 105 big,
+    106 raise with something left that lingers when it is destroyed.
+    """
 
     options: ClassVar[type[msgspec.Struct]] = Options
 
@@ -53,7 +65,9 @@ class UnrulyEngine:
         if first == 102:
             print("last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
-        if first == 103:
+        if first == 106:
+            _kept.append(_Lingering())
+        if first in (103, 106):
             raise RuntimeError("a bug")
         if first == 104:
             os._exit(3)

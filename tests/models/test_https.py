@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from edgerun.errors import ConfigError, DeviceError, ModelError
 from edgerun.models.https import check_url, download, shown_url
 from edgerun.models.install import install
 from edgerun.models.store import Limits, Store
-from tests.models.stores import KEY, contents_of, strict, zipped
+from tests.models.stores import KEY, bundle, contents_of, put, strict, zipped
 from tests.models.web import Site, serving
 
 CONTENT = os.urandom(700_000)
@@ -30,10 +33,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def fetch(site: Site, tmp_path: Path) -> Callable[..., Path]:
     (tmp_path / "partial").mkdir()
+    numbers = itertools.count()
 
     def fetch(path: str = "/m.zip", **how: object) -> Path:
         words = {"ca_file": site.certificate, "pause": lambda seconds: None, **how}
-        return download(site.url(path), tmp_path / "partial", **words)  # type: ignore[arg-type]
+        into = tmp_path / f"got-{next(numbers)}"
+        return download(site.url(path), tmp_path / "partial", into, **words)  # type: ignore[arg-type]
 
     return fetch
 
@@ -206,3 +211,30 @@ def test_what_is_no_source(source: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a source of models") as caught:
         install(Store.open(tmp_path / "store"), source, strict(tmp_path / "trust"))
     assert "u:p" not in str(caught.value)
+
+
+def test_two_that_fetch_the_same_do_not_disturb_each_other(fetch: Callable[..., Path], tmp_path: Path) -> None:
+    together = threading.Barrier(2)
+
+    def one(number: int) -> bytes:
+        together.wait(30)
+        return fetch(f"/m.zip?{number // 2}", sha256=SHA256).read_bytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        for turn in range(0, 20, 2):
+            assert list(pool.map(one, (turn, turn + 1))) == [CONTENT] * 2
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_what_is_being_fetched_is_not_pruned(site: Site, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    put(store, bundle(tmp_path, "1"))
+    (store.partial() / "left.part").touch()
+    (store.partial() / "left.json").touch()
+
+    def prune(done: int, total: int | None) -> None:
+        store.prune()
+
+    path = download(site.url("/m.zip"), store.partial(), tmp_path / "got", ca_file=site.certificate, progress=prune)
+    assert path.read_bytes() == CONTENT
+    assert not list(store.partial().iterdir())

@@ -150,6 +150,28 @@ def test_a_worker_that_is_early_is_not_kept_waiting() -> None:
     wake.close()
 
 
+def test_a_renewal_amid_a_renewal_is_not_lost() -> None:
+    """A reload behind a reload: the first is just being followed when the second comes."""
+    scene = Scene(keep_pictures=True, plan={"enough": (8, 6)})
+    scene.frame()
+    assert scene.source.views[-1] == View((8, 6))
+    view_for = scene.intake._view_for
+
+    def overtaken(lanes: Any) -> View:
+        made = view_for(lanes)
+        scene.intake._view_for = view_for  # type: ignore[method-assign]
+        scene.intake.renew(keep_pictures=True, keep_whole=True)
+        return made
+
+    scene.intake._view_for = overtaken  # type: ignore[method-assign]
+    scene.intake.renew(keep_pictures=True, keep_whole=False)
+    scene.taken()
+    for _ in range(2):
+        scene.frame()
+        scene.taken()
+    assert scene.source.views[-1] == WHOLE
+
+
 def test_on_a_single_core_decoding_waits_for_the_worker() -> None:
     scene = Scene(decode_ms=3.0, spare_core=False)
     scene.busy_for(50)

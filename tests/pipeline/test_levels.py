@@ -24,6 +24,7 @@ from edgerun.pipeline.worker import Worker
 from edgerun.slot import Outbox
 from edgerun.types import Grab, Image, ModelInfo, Motion, Publication
 from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, NumberDecoder, NumberPreprocess, build
+from tests.pipeline.test_worker import until
 
 
 def two_models(sink: ListSink, pace: Callable[[int], None] = lambda number: None, **source: Any) -> Pipeline:
@@ -31,7 +32,8 @@ def two_models(sink: ListSink, pace: Callable[[int], None] = lambda number: None
     clock, notices, outbox = SystemClock(), NoticeBoard(), Outbox[Delivery](64)
     lanes = {}
     for name in ("large", "small"):
-        lanes[name] = Lane(LanePlan(stream="a", decoder=NumberDecoder(), model=name), threading.Condition())
+        plan = LanePlan(stream="a", decoder=NumberDecoder(), model=name, max_age_ms=60_000)
+        lanes[name] = Lane(plan, threading.Condition())
     lanes["large"].add_stand_in(lanes["small"])
     workers = []
     for name, lane in lanes.items():
@@ -103,11 +105,12 @@ def test_while_a_model_is_at_work_the_other_one_waits_for_it() -> None:
         assert at_work.wait(30)
         pipeline.captures[0].stand_in(1)
 
-    def release() -> None:
+    def wait_for_its_result() -> None:
         go_on.set()
+        until(lambda: not pipeline.lanes[0].meter.account.in_flight)
 
     sink = ListSink()
-    script: dict[int, Any] = {1: stand_in_when_busy, 20: release}
+    script: dict[int, Any] = {1: stand_in_when_busy, 20: wait_for_its_result}
     pipeline = two_models(sink, pace, frames=200, interval_s=0.002, script=script)
     pipeline.start()
     wait_for_the_end(pipeline)

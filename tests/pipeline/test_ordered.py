@@ -76,7 +76,9 @@ def run(
     def opened(stop: threading.Event) -> GapSource:
         return GapSource(gaps, SystemClock(), stop, frames=FRAMES, script=script, start=start, lossless=lossless)
 
-    pipeline = build({"a": opened}, engine=engine, sinks=[sink], forget=engine.forget, ordered=True, depth=DEPTH)
+    pipeline = build(
+        {"a": opened}, engine=engine, sinks=[sink], forget=engine.forget, ordered=True, depth=DEPTH, max_age_ms=60_000
+    )
     pipeline.start()
     notices_until(pipeline, ended("publish"))
     assert pipeline.stop(5) == []

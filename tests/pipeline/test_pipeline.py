@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,10 @@ from edgerun.clock import FakeClock, SystemClock
 from edgerun.pipeline.gating import GatePlan
 from edgerun.pipeline.notice import ThreadDied, ThreadEnded
 from edgerun.pipeline.pipeline import Pipeline
+from edgerun.pipeline.publish import Publisher
 from edgerun.pipeline.pulse import Pulse
 from edgerun.pipeline.turns import Batching
+from edgerun.slot import Outbox
 from edgerun.types import Motion
 from tests.pipeline.parts import CountingSource, EchoEngine, ListSink, build
 
@@ -301,6 +304,36 @@ def test_buffers_are_lent_not_made() -> None:
     pipeline.stop(10)
     assert len(sink.got) == 300
     assert len(made) <= 6
+
+
+def test_sinks_that_come_and_go_on_two_threads_at_once_are_all_that_are_there() -> None:
+    """A reload gives what governs another sink while the main thread takes a rollout's away."""
+    publisher = Publisher(Outbox(1), [], CLOCK, "0123abcd")
+    wrong: list[str] = []
+    begin = threading.Barrier(2)
+
+    def come_and_go() -> None:
+        sink = ListSink()
+        begin.wait(30)
+        for _ in range(200_000):
+            publisher.add(sink)
+            if sink not in publisher.sinks:
+                wrong.append("added, and not there")
+            publisher.remove(sink)
+            if sink in publisher.sinks:
+                wrong.append("removed, and still there")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=come_and_go) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 def test_dropped_tells_what_was_lost_since_the_previous_result() -> None:

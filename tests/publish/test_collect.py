@@ -58,7 +58,7 @@ def collected(folder: Path, publications: list[Publication], **plan: object) -> 
     target = sink(folder, **plan)
     for one in publications:
         target.publish(one)
-        target.flush(10)
+        target.flush(60)
     target.close()
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
@@ -145,7 +145,7 @@ def test_a_picture_larger_than_the_budget_is_dropped_and_said(tmp_path: Path, ca
     target = sink(tmp_path / "c", max_bytes=100)
     for i in range(3):
         target.publish(unsure(i))
-        target.flush(10)
+        target.flush(60)
     target.close()
     assert (target.kept, target.dropped) == (0, 3)
     assert kept(tmp_path / "c") == []
@@ -175,12 +175,12 @@ def test_a_full_disk_costs_pictures_only(make_disk: Callable[[str], Path]) -> No
     noise = np.random.default_rng(1).integers(0, 255, (240, 320, 3)).astype(np.uint8)
     for i in range(6):
         target.publish(unsure(i, image=noise))
-        target.flush(10)
+        target.flush(60)
     target.close()
     assert target.dropped == 6
     target = sink(disk / "c", every_s=0.0)
     target.publish(unsure(9))
-    target.flush(10)
+    target.flush(60)
     target.close()
     assert target.kept == 1
 
@@ -208,7 +208,7 @@ def test_the_publish_thread_never_waits_for_the_disk(tmp_path: Path) -> None:
     assert target.kept == 0
     assert target.dropped in (17, 18)  # one is at the disk, the rest waits for it
     reader = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
-    target.flush(10)
+    target.flush(60)
     os.close(reader)
     target.close()
     assert target.kept + target.dropped == 20

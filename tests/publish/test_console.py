@@ -171,4 +171,4 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=60) == 0

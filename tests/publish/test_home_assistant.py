@@ -219,7 +219,7 @@ def test_withdrawn_it_leaves_nothing_at_the_broker() -> None:
     with mosquitto.broker() as broker:
         with announcing(broker, BARE) as (link, announcer):
             announcer.withdraw()
-            assert link.flush(10)
+            assert link.flush(60)
         publish(broker, "homeassistant/last", b"x", retain=True)
         with mosquitto.subscriber(broker, "homeassistant/#") as seen:
             assert [m.topic for m in seen.wait(len)] == ["homeassistant/last"]

@@ -86,7 +86,7 @@ def test_the_broker_keeps_what_is_known_now() -> None:
         topics.tell("detector", ModelVersions("2", "3", "ssd"))  # nothing new
         topics.loaded({"detector": ModelVersions("3", title="ssd-2")})
         topics.loaded({"detector": ModelVersions("3", title="ssd-2")})
-        assert link.flush(15)
+        assert link.flush(60)
         messages = [
             one for one in seen.wait(lambda ms: sum("/models/" in m.topic for m in ms) >= 3) if "/models/" in one.topic
         ]

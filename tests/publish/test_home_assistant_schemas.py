@@ -196,9 +196,9 @@ def _messages_of_a_run(folder: Path) -> dict[str, list[dict[str, Any]]]:
             until(lambda: told("state/dock")[-1]["state"] == "running", "its end")
         finally:
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        mosquitto.wait_until(lambda: told("state/dock")[-1]["state"] == "ended", 15, "the last state")
+        mosquitto.wait_until(lambda: told("state/dock")[-1]["state"] == "ended", 60, "the last state")
         return {end: told(end) for end in ("telemetry", "state/dock", "event")}
 
 

@@ -179,7 +179,7 @@ def test_a_patient_sink_waits_for_a_slow_reader() -> None:
     assert process.stdout is not None
     with process.stdout:
         assert sequence(process.stdout.read()) == list(range(1000))
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_reader_of_stdout_that_leaves_is_no_fault() -> None:
@@ -192,7 +192,7 @@ def test_a_reader_of_stdout_that_leaves_is_no_fault() -> None:
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == ""
-    assert process.wait(30) == 3
+    assert process.wait(60) == 3
 
 
 def test_the_system_clock_bounds_the_patience(tmp_path: Path) -> None:

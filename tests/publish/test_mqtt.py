@@ -29,7 +29,7 @@ def test_results_arrive_on_the_topic_of_their_stream() -> None:
         assert not sink.wants_picture
         for each in publications:
             sink.publish(each)
-        sink.flush(15)
+        sink.flush(60)
         assert link.flush(0)
         sink.close()
         assert link.connected, "the sink closed what it does not own"

@@ -18,6 +18,7 @@ from edgerun.errors import ConfigError
 from edgerun.ports import SinkContext
 from edgerun.publish.picture import PictureSink
 from edgerun.types import Answer, Image
+from tests.mosquitto import wait_until
 from tests.publish.samples import PERSON, picture, publication
 
 
@@ -134,6 +135,7 @@ def test_a_reader_never_sees_half_a_snapshot(tmp_path: Path) -> None:
         for number in range(60):
             clock.advance(1.0)
             sink.publish(publication(number, image=noise))
+        wait_until(lambda: reads, 60, "the reader's turn")
     finally:
         done.set()
         reader.join()

@@ -60,7 +60,7 @@ def test_a_new_run_deletes_what_an_earlier_one_left(tmp_path: Path) -> None:
         CollectSink.Options({"dock": CollectPlan(str(tmp_path), max_age_s=30 * DAY)}),
         SinkContext("dock-7", SystemClock()),
     )
-    wait_until(lambda: len(names(tmp_path)) == 2, 15, "the deletion")
+    wait_until(lambda: len(names(tmp_path)) == 2, 60, "the deletion")
     sink.close()
 
 
@@ -71,12 +71,12 @@ def test_while_pictures_come_the_old_ones_go(tmp_path: Path) -> None:
     unsure = Answer(detections=(Detection("person", 1, 0.45, (0.1, 0.1, 0.2, 0.5)),))
     taken = publication(412, unsure, image=picture(64, 48))  # 9 hours before the clock's noon
     sink.publish(taken)
-    sink.flush(15)
+    sink.flush(60)
     assert len(names(tmp_path)) == 2
     clock.advance(61.0)
     sink.publish(publication(413, unsure, image=picture(64, 48)))
-    sink.flush(15)
+    sink.flush(60)
     sink.publish(publication(414, unsure, image=picture(64, 48)))
-    sink.flush(15)
+    sink.flush(60)
     assert [name[:8] for name in names(tmp_path)] == ["00000002"] * 2, "looked at once a minute: the others have gone"
     sink.close()

@@ -18,7 +18,7 @@ import pytest
 from edgerun.cli.flags import options_of
 from edgerun.config import Config, build
 from tests import mosquitto
-from tests.mosquitto import Subscriber, wait_until
+from tests.mosquitto import Heard, Subscriber, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 DETECTOR = ROOT / "models" / "ssd-mobilenet-v2-oid"
@@ -59,6 +59,11 @@ class Run:
                 text=True,
             )
 
+    @staticmethod
+    def _said_goodbye(messages: list[Heard]) -> bool:
+        """The last thing that it says came, and so did everything before."""
+        return [one.payload for one in messages if one.topic == "edgerun/dock-1/status"][-1:] == [b"offline"]
+
     @property
     def log(self) -> str:
         return self._log.read_text()
@@ -98,8 +103,9 @@ class Run:
 
     def end(self) -> dict[str, Any]:
         self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, self.log
+        self.seen.wait(self._said_goodbye, 30)
         summary: dict[str, Any] = json.loads(out.splitlines()[-1])
         for name, stream in summary["streams"].items():
             assert stream["in_flight"] == 0, name

@@ -10,8 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mosquitto import Heard, wait_until
 from tests.reload.running import DETECTOR, Start, last, newer, say
+
+pytestmark = pytest.mark.timeout(400)  # more than all that one of them may wait for
 
 
 def test_one_stream_changes_and_the_other_goes_on(start: Start) -> None:
@@ -28,11 +32,13 @@ def test_one_stream_changes_and_the_other_goes_on(start: Start) -> None:
     assert run.thread("capture:gate") is None
     summary = run.end()
     assert set(summary["streams"]) == {"yard", "door"}
-    seqs = [one["seq"] for one in run.results("yard")]
+    results = run.results("yard")
+    seqs = [one["seq"] for one in results]
     assert seqs == sorted(set(seqs))
-    # What is missing in between was skipped, as ever; a frame may be counted just before the result that it belongs to.
+    # What is missing in between was skipped, as ever; while the last one was inferred frames behind it were, too.
     missing = seqs[-1] + 1 - len(seqs)
-    assert abs(missing - sum(sum(one["dropped"].values()) for one in run.results("yard"))) <= 2
+    behind = summary["streams"]["yard"]["grabbed"] - seqs[-1] - 1
+    assert 0 <= sum(sum(one["dropped"].values()) for one in results) - missing <= behind
     assert summary["streams"]["yard"]["failed"] == summary["streams"]["yard"]["expired"] == 0
     states = [one for one in run.seen.messages if one.topic == "edgerun/dock-1/state/gate"]
     assert states[-1].payload == b"", "a gone stream leaves its state at the broker"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edgerun.models.rollout import ORDER
 from edgerun.models.signing import sign_path
 from tests import schemas
@@ -19,6 +21,8 @@ from tests.rollout.runs import (
     shuffled_labels,
     slow_weights,
 )  # fmt: skip
+
+pytestmark = pytest.mark.timeout(600)  # more than all that it may wait for
 
 
 def test_a_good_update_goes_all_the_way(device: Device, tmp_path: Path) -> None:
@@ -81,8 +85,12 @@ def test_one_that_is_slow_when_it_serves_goes_back(device: Device, tmp_path: Pat
     wait_until(lambda: device.versions() == ["2", "3"] and device.results()[-1]["model"]["version"] == "2", 60)
     wait_until(lambda: not device.kept().placed, 60)
     assert device.active() == "2"
-    told = device.told_of("rolled_back")
-    assert (told["installed_version"], told["latest_version"]) == ("2", "2")
+
+    def told() -> tuple[str, str, str]:
+        found = device.last("models/detector")
+        return found["rollout"]["state"], found["installed_version"], found["latest_version"]
+
+    wait_until(lambda: told() == ("rolled_back", "2", "2"), 60, "what is told once the old one serves again")
     stream = device.end()["streams"]["yard"]
     assert (stream["failed"], stream["expired"]) == (0, 0)
     assert [one["ok"] for one in audit(device.state) if one["what"] == "rollout_rolled_back"] == [False]

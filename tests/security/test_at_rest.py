@@ -27,7 +27,7 @@ from edgerun.spool.store import New, Store
 from tests import mosquitto
 from tests.mosquitto import wait_until
 from tests.real_models import model_file
-from tests.test_end_to_end import CLIP, DETECTOR, edgerun
+from tests.test_end_to_end import CLIP, DETECTOR, edgerun, start
 
 KEY = SealingKey(bytes(range(32)))
 JPEG, JSON = b"\xff\xd8\xff", b'"detections"'
@@ -181,9 +181,13 @@ def test_what_was_spooled_sealed_is_sent_by_the_next_run(tmp_path: Path, monkeyp
         published = json.loads(done.stdout.splitlines()[-1])["streams"]["a"]["published"]
         broker.start()
         with mosquitto.subscriber(broker, "edgerun/dock-9/detections/a") as seen:
-            done = edgerun("run", "--config", file, "--quiet", "--seconds", 5)
-            assert done.returncode == 0, done.stderr
-            messages = seen.wait(lambda ms: sum(b'"replayed":true' in one.payload for one in ms) >= published)
+            process = start("run", "--config", file, "--quiet")
+            try:
+                messages = seen.wait(lambda ms: sum(b'"replayed":true' in one.payload for one in ms) >= published, 60)
+            finally:
+                process.terminate()
+                _, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
     assert published >= 5
     bodies: list[dict[str, Any]] = [json.loads(one.payload) for one in messages]
     assert len({body["id"] for body in bodies}) == len(bodies)

@@ -26,6 +26,8 @@ from tests import mosquitto
 from tests.mosquitto import wait_until
 from tests.test_end_to_end import CLIP, DETECTOR, edgerun
 
+pytestmark = pytest.mark.timeout(400)  # more than all that one of them may wait for
+
 PASSWORD = "planted-mqtt-pässword"
 CAMERA = "planted-camera-p@ss"
 TOKEN = "planted-metrics-token-1"

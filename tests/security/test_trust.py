@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,28 @@ def test_a_line_that_is_not_understood_is_not_passed_over(tmp_path: Path, line: 
     (tmp_path / "k.pub").write_text(f"{OLD.public.line}\n{line}\n")
     with pytest.raises(ConfigError, match=r"k.pub:2: a line under a trusted key"):
         Trust.open(tmp_path)
+
+
+def test_who_looked_before_a_revocation_does_not_undo_it(tmp_path: Path) -> None:
+    before = Trust.open(tmp_path / "t").add(OLD.public)
+    Trust.open(tmp_path / "t").revoke(OLD.public.id, "laptop lost", NOW)
+    with pytest.raises(ConfigError, match=r"is not trusted again; got .*laptop lost"):
+        before.add(OLD.public)
+    line = (NEW.public.line + "\n").encode()
+    before.rotate(line, encode([sign(line, OLD)]), NOW, NOW + 10)
+    found = Trust.open(tmp_path / "t").find(OLD.public.id)
+    assert found is not None
+    assert (found.state(NOW), found.reason) == ("revoked", "laptop lost")
+
+
+def test_several_change_what_is_trusted_at_once(tmp_path: Path) -> None:
+    def revoke(number: int) -> None:
+        Trust.open(tmp_path / "t").revoke(OLD.public.id, f"reason {number}", NOW)
+
+    Trust.open(tmp_path / "t").add(OLD.public)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(revoke, range(40)))
+    found = Trust.open(tmp_path / "t").find(OLD.public.id)
+    assert found is not None
+    assert found.state(NOW) == "revoked"
+    assert len(list((tmp_path / "t").iterdir())) == 1

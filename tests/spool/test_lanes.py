@@ -48,7 +48,7 @@ class World:
         )  # fmt: skip
         self.spool = Spool(options, self.clock, "run", max_messages=12)
         self.spool.start(lambda: None)
-        assert self.spool.wait_tried(10)
+        assert self.spool.wait_tried(60)
 
     def quiet(self) -> None:
         """Until the thread "spool" has nothing more to do."""
@@ -62,7 +62,7 @@ class World:
                 copied = not spool._is_pressed() or all(entry.place for entry in spool._live())
                 return not spool._away and read and copied
 
-        wait_until(idle, 10, "the disk's rest")
+        wait_until(idle, 60, "the disk's rest")
 
     def balanced(self) -> None:
         s = self.spool.stats()
@@ -128,7 +128,7 @@ class World:
                     self.ack(0)
             return self.spool.stats().waiting == 0
 
-        wait_until(drained, 10, "the end of the backlog")
+        wait_until(drained, 60, "the end of the backlog")
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,20 @@ import pytest
 
 from edgerun.broker.connection import Connection
 from edgerun.broker.message import Kind
-from edgerun.clock import SystemClock
+from edgerun.clock import Clock, FakeClock, SystemClock
 from edgerun.spool.files import Files
 from edgerun.spool.options import SpoolOptions
 from edgerun.spool.spool import Spool
 from tests import mosquitto
 from tests.broker.gate import gate
-from tests.broker.parts import DEVICE, TOPIC, balanced, options
+from tests.broker.parts import DEVICE, LATE_S, TOPIC, balanced, options
 from tests.mosquitto import wait_until
 
-LATE_S = 15.0
+
+@pytest.fixture(autouse=True)
+def _slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that others keep busy is waited for, at the end too."""
+    monkeypatch.setattr("edgerun.spool.spool._CLOSE_S", LATE_S)
 
 
 class Device(Connection):
@@ -36,12 +41,20 @@ class Device(Connection):
 
 @contextlib.contextmanager
 def device(
-    url: str, folder: Path, run: str = "00000001", *, files: Files | None = None, limit: int = 1000, **how: Any
+    url: str,
+    folder: Path,
+    run: str = "00000001",
+    *,
+    files: Files | None = None,
+    limit: int = 1000,
+    clock: Clock | None = None,
+    **how: Any,
 ) -> Iterator[Device]:
-    broker = {key: how.pop(key) for key in ("ack_timeout_s", "inflight_max") if key in how}
+    clock = clock or SystemClock()
+    broker = {key: how.pop(key) for key in ("ack_timeout_s", "connect_timeout_s", "inflight_max") if key in how}
     spooled = SpoolOptions(folder, **{"min_free_bytes": 0, "free_share": 1.0, "replay_rate": 5000.0, **how})
-    spool = Spool(spooled, SystemClock(), run, files=files, max_messages=limit)
-    made = Device(options(url, **broker), SystemClock(), outgoing=spool)
+    spool = Spool(spooled, clock, run, files=files, max_messages=limit)
+    made = Device(options(url, **broker), clock, outgoing=spool)
     made.spool = spool
     made.start()
     assert spool.wait_tried(LATE_S)
@@ -56,7 +69,17 @@ def told(made: Device) -> list[str]:
 
 
 def on_disk(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.seg"))
+    size = 0
+    for path in folder.glob("*.seg"):
+        with contextlib.suppress(FileNotFoundError):  # done with, and deleted meanwhile
+            size += path.stat().st_size
+    return size
+
+
+def has_room(spool: Spool) -> bool:
+    """Whether nothing has to be on disk that is not there yet."""
+    with spool._changed:
+        return not spool._away and (not spool._is_pressed() or all(entry.place for entry in spool._live()))
 
 
 def heard(messages: list[mosquitto.Heard]) -> list[tuple[int, bool]]:
@@ -66,7 +89,7 @@ def heard(messages: list[mosquitto.Heard]) -> list[tuple[int, bool]]:
 
 def test_while_the_broker_acknowledges_nothing_is_written(tmp_path: Path) -> None:
     with mosquitto.broker() as broker, mosquitto.subscriber(broker, TOPIC) as seen:
-        with device(broker.url, tmp_path) as made:
+        with device(broker.url, tmp_path, clock=FakeClock()) as made:  # no PUBACK is late
             wait_until(lambda: made.connected)
             for n in range(300):
                 made.result(n)
@@ -104,7 +127,7 @@ def test_an_outage_and_a_restart_in_it(tmp_path: Path) -> None:
             wait_until(lambda: not on_disk(tmp_path))
 
 
-def test_always_means_before_it_is_sent(tmp_path: Path) -> None:
+def test_always_means_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever has reached the broker is in the files, or in those that were deleted after its PUBACK."""
 
     class Slow(Files):
@@ -121,12 +144,14 @@ def test_always_means_before_it_is_sent(tmp_path: Path) -> None:
         device(broker.url, tmp_path, durability="always", files=Slow()) as made,
     ):
         wait_until(lambda: made.connected)
-        made.result(1)
+        with monkeypatch.context() as patient:
+            patient.setattr("edgerun.spool.lanes.WRITTEN_S", LATE_S)
+            made.result(1)
         assert made.flush(LATE_S)
         assert on_disk(tmp_path) > 0
         assert heard(seen.wait(len)) == [(1, False)]
-        free.clear()
         entered.clear()
+        free.clear()
         publisher = threading.Thread(target=made.result, args=(2,))
         publisher.start()
         assert entered.wait(LATE_S)
@@ -139,7 +164,9 @@ def test_always_means_before_it_is_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sync_ms", [0, 1000])
-def test_syncs_come_as_often_as_they_are_asked_for(tmp_path: Path, sync_ms: int) -> None:
+def test_syncs_come_as_often_as_they_are_asked_for(
+    tmp_path: Path, sync_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Counting(Files):
         syncs = 0
 
@@ -148,6 +175,8 @@ def test_syncs_come_as_often_as_they_are_asked_for(tmp_path: Path, sync_ms: int)
             super().sync(fd)
 
     Counting.syncs = 0
+    monkeypatch.setattr("edgerun.spool.lanes.WRITTEN_S", LATE_S)
+    began = time.monotonic()
     with (
         mosquitto.broker() as broker,
         device(broker.url, tmp_path, durability="always", sync_ms=sync_ms, files=Counting()) as made,
@@ -159,14 +188,14 @@ def test_syncs_come_as_often_as_they_are_asked_for(tmp_path: Path, sync_ms: int)
         if sync_ms == 0:
             assert Counting.syncs >= 100
         else:
-            assert Counting.syncs <= 10
+            assert Counting.syncs <= 1 + (time.monotonic() - began)
 
 
 def test_what_is_late_is_written_and_stays_live(tmp_path: Path) -> None:
     with (
         mosquitto.broker() as broker,
         mosquitto.subscriber(broker, TOPIC) as seen,
-        device(broker.url, tmp_path, ack_timeout_s=30.0) as made,
+        device(broker.url, tmp_path, ack_timeout_s=60.0) as made,
     ):
         wait_until(lambda: made.connected)
         broker.freeze()
@@ -191,13 +220,12 @@ def test_more_than_memory_holds_waits_on_disk_while_a_broker_is_frozen(tmp_path:
         for n in range(1500):
             made.result(n)
             if n % 50 == 0:
-                wait_until(lambda: made.stats().waiting_bytes < 30_000 or on_disk(tmp_path))
-                threading.Event().wait(0.02)  # a camera's pace, or nearly
+                wait_until(lambda: has_room(made.spool), what="the disk, to take what memory is pressed with")
         assert balanced(made)
         assert made.stats().dropped == {}
         assert made.spool.spool_stats().messages > 1000
         broker.thaw()
-        assert made.flush(30)
+        assert made.flush(LATE_S)
         messages = heard(seen.wait(lambda ms: len(ms) >= 1500))
         assert sorted(n for n, _ in messages) == list(range(1500))
         for kind in (False, True):
@@ -211,7 +239,7 @@ def test_a_lost_line_makes_a_backlog_of_what_was_live(tmp_path: Path) -> None:
         mosquitto.broker() as broker,
         mosquitto.subscriber(broker, TOPIC) as seen,
         gate(broker.port) as door,
-        device(door.url, tmp_path, ack_timeout_s=30.0) as made,
+        device(door.url, tmp_path, ack_timeout_s=60.0, connect_timeout_s=2.0) as made,
     ):
         wait_until(lambda: made.connected)
         made.result(1000)
@@ -280,7 +308,7 @@ import edgerun.spool.store
 os.setuid(65534)
 spool = Spool(SpoolOptions(Path({str(folder)!r})), SystemClock(), "1")
 spool.start(lambda: None)
-assert spool.wait_tried(10)
+assert spool.wait_tried(60)
 print([notice.kind for notice in spool.take_notices()], spool.spool_stats().broken)
 spool.drop_waiting()
 """

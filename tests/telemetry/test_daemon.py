@@ -42,7 +42,7 @@ def run(
             events = [json.loads(one.payload) for one in heard.messages if one.topic.endswith("/event")]
         finally:
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
     for one in telemetries():
         schemas.validate("telemetry", one)

@@ -122,7 +122,7 @@ def is_closed(client: socket.socket) -> bool:
 
 
 def test_who_sends_nothing_and_who_reads_nothing_is_cut_off() -> None:
-    with serving(deadline_s=0.5) as server:
+    with serving(deadline_s=3.0) as server:
         silent = connect(server.port)
         slow_sender = connect(server.port, b"GET /metrics HTT")
         slow_reader = connect(server.port, b"GET /big HTTP/1.0\r\n\r\n")
@@ -137,11 +137,11 @@ def test_who_sends_nothing_and_who_reads_nothing_is_cut_off() -> None:
 def answers(port: int) -> bool:
     """Whether it answers within some seconds, asked again and again."""
     pause = threading.Event()
-    return any(get(port, "/healthz")[0] == 200 or pause.wait(0.05) for _ in range(200))
+    return any(get(port, "/healthz")[0] == 200 or pause.wait(0.05) for _ in range(1200))
 
 
 def test_one_who_reads_in_drops_holds_nobody_up_for_longer_than_the_deadline() -> None:
-    with serving(deadline_s=1.0, most_at_once=1) as server:
+    with serving(deadline_s=5.0, most_at_once=1) as server:
         client = connect(server.port)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(b"GET /big HTTP/1.0\r\n\r\n")
@@ -178,7 +178,7 @@ def test_one_who_sends_in_drops_is_cut_off() -> None:
 
         sender = threading.Thread(target=drip)
         sender.start()
-        sender.join(20)
+        sender.join(60)
         was_cut_off = not sender.is_alive()
         enough.set()
         sender.join()
@@ -208,7 +208,7 @@ GARBAGE = (
 
 
 def test_garbage_is_answered_or_closed_and_does_no_harm() -> None:
-    with serving(deadline_s=2.0) as server:
+    with serving(deadline_s=30.0) as server:
         for garbage in GARBAGE:
             client = connect(server.port, garbage)
             assert is_closed(client)

@@ -91,6 +91,15 @@ def test_neither_files_nor_frames_are_without_bound(bench: Bench) -> None:
     assert not files[0].exists()
 
 
+def test_a_file_that_somebody_else_takes_away_meanwhile_costs_nothing(bench: Bench, tmp_path: Path) -> None:
+    """It is in the list of the folder's files, and not there when it is looked at."""
+    folder = tmp_path / "state" / "trace"
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "trace-gone.json").symlink_to(tmp_path / "nothing")
+    bench.run(1000)
+    assert Path(bench.tell(seconds=60)["file"]).exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"seconds": 0}, {"seconds": -1}, {"seconds": "ten"}, {"seconds": True}, {"seconds": 1e9}, {"second": 1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -113,9 +114,9 @@ def test_the_rate_is_capped_on_average(studio: Studio) -> None:
     for n in range(100):  # ten seconds at ten a second, and eight may be shown
         assert viewer.take() is None
         studio.new.clear()
-        before = len(studio.painted)
+        before_ns = studio.live._streams["dock"].due_ns
         studio.show(0.1)
-        if studio.live._streams["dock"].next is not None or len(studio.painted) > before or studio.new.is_set():
+        if studio.live._streams["dock"].due_ns != before_ns:  # it is to be shown
             assert studio.new.wait(30), n
             assert viewer.take()
     assert 78 <= len(studio.painted) <= 82
@@ -173,19 +174,76 @@ def test_pictures_are_as_wide_as_is_allowed(studio: Studio) -> None:
 def test_what_a_streams_other_models_found_is_drawn_too(studio: Studio) -> None:
     viewer = studio.live.watch("dock")
     viewer.take()
+    for number, (seconds, model, others) in enumerate(((1.0, "faces", 0), (0.2, "cars", 1), (5.0, "cars", 0)), 1):
+        assert viewer.take() is None
+        studio.new.clear()
+        studio.show(seconds, model=model)
+        assert studio.new.wait(30)  # behind the painting the picture is still to be encoded
+        assert len(studio.painted) == number
+        assert studio.painted[-1][1] == others
+        assert viewer.take()
+    studio.live.close()
+
+
+def test_a_stream_whose_picture_is_taken_to_be_drawn_is_looked_at_all_the_time(studio: Studio) -> None:
+    """Its viewer has not taken a picture yet, so every result that comes is for it."""
+    live = studio.live
+    live._thread = threading.Thread(target=lambda: None)  # the test itself takes what it would
+    live._thread.start()
+    viewer = live.watch("dock")
     viewer.take()
-    studio.show(model="faces")
-    assert studio.new.wait(30)
-    viewer.take()
-    viewer.take()
-    studio.show(0.2, model="cars")
-    until(lambda: len(studio.painted) == 2)
-    assert studio.painted[-1][1] == 1
-    viewer.take()
-    viewer.take()
-    studio.show(5.0, model="cars")
-    until(lambda: len(studio.painted) == 3)
-    assert studio.painted[-1][1] == 0
+    assert viewer.take() is None
+    studio.show()
+    _, job = live._take() or pytest.fail("nothing waits")
+    done = threading.Event()
+    unseen: list[bool] = []
+
+    def look() -> None:
+        while not done.is_set():
+            if not live.looked_at("dock"):
+                unseen.append(True)
+
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    for thread in looking:
+        thread.start()
+    try:
+        for _ in range(200_000):
+            live._streams["dock"].next = job
+            assert live._take() == ("dock", job)
+    finally:
+        done.set()
+        sys.setswitchinterval(before)
+        for thread in looking:
+            thread.join()
+    job[0].release()
+    live.close()
+    assert not unseen
+
+
+def test_streams_are_drawn_in_turn() -> None:
+    hold, begun = threading.Event(), threading.Event()
+    drawn: list[str] = []
+
+    class Slow(Studio):
+        def paint(self, image: Image, publication: Publication, others: Sequence[Answer]) -> None:
+            begun.set()
+            assert hold.wait(30)
+            drawn.append(publication.result.stamp.stream)
+
+    studio = Slow()
+    viewers = [studio.live.watch(name) for name in ("dock", "gate", "yard")]
+    for viewer in viewers:
+        viewer.take()
+        assert viewer.take() is None
+    studio.show(stream="dock")
+    assert begun.wait(30)
+    for name in ("dock", "gate", "yard", "dock"):
+        studio.show(stream=name)
+    hold.set()
+    until(lambda: len(drawn) == 4)
+    assert drawn == ["dock", "gate", "yard", "dock"]
     studio.live.close()
 
 

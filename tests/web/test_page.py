@@ -33,17 +33,20 @@ FATES = ("published", "skipped", "superseded", "expired", "gated", "limited", "f
 browsers = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def hold_port() -> socket.socket:
+    """A port that nobody else is given, and that the daemon may listen on: nobody listens here (SO_REUSEADDR)."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 class Daemon:
     """`edgerun run` with a status page, and metrics beside it."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
+        self._held = hold_port(), hold_port()
+        self.port, self.metrics_port = (int(one.getsockname()[1]) for one in self._held)
         self.text = f"""
 [device]
 id = "dock-7"
@@ -112,6 +115,8 @@ token = "{TOKEN}"
             assert self.process.wait(30) == 0, self.log.read_text()
         finally:
             self.process.kill()
+            for one in self._held:
+                one.close()
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:
@@ -323,6 +328,22 @@ def test_the_buttons_work(visit: Callable[..., Visit], daemon: Daemon) -> None:
     one.page.get_by_role("button", name="Log out").click()
     one.page.wait_for_url("**/login")
     one.page.goto(daemon.url + "/")
+    one.page.wait_for_url("**/login")
+
+
+@browsers
+def test_nothing_is_asked_for_once_the_session_has_ended(visit: Callable[..., Visit]) -> None:
+    """Else the browser would complain of refusals."""
+    one = visit()
+    until(lambda: one.page.locator(".pause:visible").count() == 2)
+
+    def slowly(route: Any) -> None:
+        answer = route.fetch()  # with which the session's cookie goes
+        threading.Event().wait(3)  # the page would ask every second
+        route.fulfill(response=answer)
+
+    one.page.route("**/logout", slowly)
+    one.page.get_by_role("button", name="Log out").click()
     one.page.wait_for_url("**/login")
 
 

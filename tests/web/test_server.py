@@ -16,7 +16,7 @@ from edgerun.clock import SystemClock
 from edgerun.errors import DeviceError
 from edgerun.web.binding import listen, reserve
 from edgerun.web.message import Request, text
-from edgerun.web.server import Answer, Deferred, Door, Limits, Server
+from edgerun.web.server import Answer, Deferred, Door, Limits, Server, _Connection
 
 PART = b"p" * 200_000
 LIVE = b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -104,6 +104,11 @@ def until(holds: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
+def connections(server: Server) -> list[_Connection]:
+    """Those of this moment: its thread goes on."""
+    return list(server._connections)
+
+
 def read_to_the_end(client: socket.socket) -> bytes:
     got = b""
     while data := client.recv(65536):
@@ -149,8 +154,8 @@ def test_an_answer_that_does_not_come_is_told() -> None:
 def test_fifty_viewers_who_read_nothing_harm_nobody() -> None:
     with serving() as (port, _, server):
         slow = [dial(port, LIVE, 4096) for _ in range(50)]
-        until(lambda: len([one for one in server._connections if one.feed is not None]) == 50)
-        held = {id(one.outgoing.obj) for one in server._connections if one.feed is not None}
+        until(lambda: len([one for one in connections(server) if one.feed is not None]) == 50)
+        held = {id(one.outgoing.obj) for one in connections(server) if one.feed is not None}
         assert len(held) <= 2  # the head, and one picture that all of them share
         assert ask(port, "/x") == (200, b"GET /x \n")
         with dial(port, LIVE) as quick:
@@ -164,8 +169,9 @@ def test_fifty_viewers_who_read_nothing_harm_nobody() -> None:
 def test_a_viewer_who_reads_nothing_is_cut_off_and_one_who_waits_for_us_is_not() -> None:
     Endless.closed = 0
     with serving(Limits(reader_s=0.2)) as (port, _, server):
-        slow = dial(port, LIVE, 4096)
         quiet = dial(port, b"GET /silent HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: any(one.feed is not None for one in connections(server)))
+        slow = dial(port, LIVE, 4096)
         until(lambda: Endless.closed == 1)
         assert len(server._connections) == 1
         slow.close()
@@ -181,11 +187,11 @@ def test_a_request_that_does_not_come_is_cut_off() -> None:
 def test_too_many_are_told_to_come_again() -> None:
     with serving(Limits(connections=3, feeds=2)) as (port, _, server):
         live = [dial(port, LIVE, 4096) for _ in range(2)]
-        until(lambda: len(server._connections) == 2)
+        until(lambda: [one.asked for one in connections(server)] == [True] * 2)
         assert ask(port, "/live")[0] == 503
         until(lambda: len(server._connections) == 2)
         later = dial(port, b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: len(server._connections) == 3)
+        until(lambda: [one.asked for one in connections(server)] == [True] * 3)  # whoever still asks makes room
         with dial(port, b"") as refused:
             assert b" 503 " in refused.recv(65536)
         for client in (*live, later):
@@ -197,7 +203,7 @@ def test_too_many_are_told_to_come_again() -> None:
 def test_who_never_asks_keeps_nobody_out() -> None:
     with serving(Limits(connections=3)) as (port, _, server):
         live = dial(port, LIVE, 4096)
-        until(lambda: len(server._connections) == 1)
+        until(lambda: [one.asked for one in connections(server)] == [True])
         idle = [dial(port, b"GET / HT") for _ in range(2)]
         until(lambda: len(server._connections) == 3)
         assert ask(port, "/x")[0] == 200

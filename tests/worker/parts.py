@@ -147,9 +147,21 @@ class Hand:
         self.requests: list[Incoming] = []
         self.connection.start()
         self.connection.subscribe(shared_filter("edgerun", NAME, "site"), self.inbox, 1)
-        wait_until(lambda: self.connection.connected)
+        self._wait_for_its_subscription()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def _wait_for_its_subscription(self) -> None:
+        """It hears itself on another topic, which it subscribes to after that one."""
+        topic, heard = f"edgerun/{self.name}/_here", Slot[Incoming](1)
+        self.connection.subscribe(topic, heard, 0)
+
+        def here() -> bool:
+            if self.connection.connected:
+                self.connection.publish(topic, b"")
+            return heard.take(0.05) is not None
+
+        wait_until(here, 60, f"the subscription of {self.name}")
 
     def tell(self, request: Incoming, told: Told | bytes, correlation: bytes | None = None) -> None:
         payload = told if isinstance(told, bytes) else encode(told)

@@ -80,7 +80,8 @@ def test_a_request_says_who_is_to_be_answered_and_for_how_long(broker: mosquitto
         landing = site.lands(site.send(5 * 10**9))
         assert landing.told is not None
         assert landing.told.by == "w1"
-        (request,) = worker.requests
+        request = worker.requests[0]
+        assert len(worker.requests) <= 1 + site.remote.counts["again"]
     assert request.topic == f"edgerun/_work/{NAME}/dock-7"
     assert request.response_topic is not None
     assert request.response_topic.startswith("edgerun/dock-7/_answers/")
@@ -253,7 +254,8 @@ def test_whom_nobody_can_serve_is_told_long_before_its_deadline(broker: mosquitt
             landing = site.lands(site.send(10**12))
             assert (landing.reason, landing.text) == (LOST, "w1: this worker runs another model")
         assert site.remote.absent == "w1: this worker runs another model"
-        assert len(other.requests) == 24, "each of them eight times"
+        assert site.remote.counts["version"] == 24, "each of them eight times"
+        assert 24 <= len(other.requests) <= 3 + site.remote.counts["again"]
 
 
 def test_what_is_recalled_lands_at_once_and_its_answer_is_nobodys(broker: mosquitto.Broker, site: Site) -> None:

@@ -17,6 +17,8 @@ from tests.mosquitto import Subscriber, wait_until
 from tests.rollout.runs import CLIP, DETECTOR, NAME, QUICK, bundle, shuffled_labels
 from tests.worker.parts import Process, balanced, process, results
 
+pytestmark = pytest.mark.timeout(600)  # more than all that one of them may wait for
+
 TEXT = """
 [device]
 id = "dock-7"

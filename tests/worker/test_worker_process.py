@@ -19,6 +19,8 @@ from tests.broker.gate import REFUSED_BY_5, gate
 from tests.mosquitto import wait_until
 from tests.worker.parts import MODEL, ROOT, balanced, device, process, results, worker
 
+pytestmark = pytest.mark.timeout(300)  # more than all that one of them may wait for
+
 CLIP = ROOT / "models" / "clips" / "street.mp4"
 SCHEMA = ROOT / "docs" / "schema" / "info.schema.json"
 
@@ -39,7 +41,7 @@ def run(config: Path, *more: object) -> tuple[object, ...]:
 
 def test_frames_are_inferred_there_and_every_result_says_where(broker: mosquitto.Broker, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    config = device(tmp_path, broker.url, model='fallback = "none"')
+    config = device(tmp_path, broker.url, model='fallback = "none"', fps=5)
     with worker(broker.url) as there, process(*run(config, "--jsonl", out, "--frames", 40)) as daemon:
         assert daemon.end(None, 60) == 0, daemon.text
         account = daemon.summary()["streams"]["dock"]
@@ -102,6 +104,10 @@ def test_without_workers_it_runs_here_and_goes_back(broker: mosquitto.Broker, tm
     out = tmp_path / "out.jsonl"
     config = device(tmp_path, broker.url)
     with mosquitto.subscriber(broker, "edgerun/dock-7/event") as events:
+
+        def kinds() -> list[str]:
+            return [json.loads(one.payload)["kind"] for one in events.messages]
+
         with process(*run(config, "--jsonl", out)) as daemon:
             wait_until(lambda: made_by(results(out))["cpu"] >= 5, 60)
             with worker(broker.url, "w1") as there:
@@ -109,12 +115,11 @@ def test_without_workers_it_runs_here_and_goes_back(broker: mosquitto.Broker, tm
                 there.end(signal.SIGKILL)
                 before = len(results(out))
                 wait_until(lambda: made_by(results(out)[before:])["cpu"] >= 5, 60)
+            wait_until(lambda: kinds().count("fell_back") >= 2, 60, "its second fall to the model here")
             assert daemon.end() == 0
             summary = daemon.summary()
         assert balanced(summary["streams"]["dock"])
-        kinds = [json.loads(one.payload)["kind"] for one in events.messages]
-    assert kinds.count("fell_back") >= 2
-    assert "recovered" in kinds
+        assert "recovered" in kinds()
     assert summary["engines"]["detector"]["fallbacks"][0]["accelerator"] == "remote"
 
 
@@ -132,13 +137,13 @@ def test_what_is_too_much_here_goes_there(broker: mosquitto.Broker, tmp_path: Pa
 def test_a_supervisor_may_ask_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     with mosquitto.broker() as own, worker(own.url, "w1") as there:
-        wait_until(lambda: asked("ready") == 0)
+        wait_until(lambda: asked("ready") == 0, 60)
         assert asked("alive") == 0
         own.kill()
-        wait_until(lambda: asked("ready") == 1)
+        wait_until(lambda: asked("ready") == 1, 60)
         assert asked("alive") == 0, "a broker that is away is no reason to start it anew"
         own.restart()
-        wait_until(lambda: asked("ready") == 0)
+        wait_until(lambda: asked("ready") == 0, 90)  # it may wait for half a minute before it tries again
         assert there.end() == 0
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +200,7 @@ def test_a_frame_for_another_version_is_refused(broker: mosquitto.Broker, tmp_pa
     labels = MODEL / "labels.txt"
     if labels.exists():
         (tmp_path / "labels.txt").write_text(labels.read_text(encoding="utf-8").upper(), encoding="utf-8")
-    with worker(broker.url, "w1") as there, process(*run(config, "--seconds", 4)) as daemon:
+    with worker(broker.url, "w1") as there, process(*run(config, "--seconds", 8)) as daemon:
         assert daemon.end(None, 60) == 1, daemon.text
         account = daemon.summary()["streams"]["dock"]
         assert there.end() == 0
@@ -209,7 +214,6 @@ def test_a_frame_for_another_version_is_refused(broker: mosquitto.Broker, tmp_pa
 
 def test_two_workers_with_one_id_do_not_fight_on(broker: mosquitto.Broker) -> None:
     with worker(broker.url, "twin") as one, worker(broker.url, "twin") as other:
-        wait_until(lambda: None in (one.process.poll(), other.process.poll()) or True)
         wait_until(lambda: one.process.poll() is not None or other.process.poll() is not None, 60)
         loser = one if one.process.poll() is not None else other
         assert loser.end(None) == 1

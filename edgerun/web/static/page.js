@@ -16,7 +16,8 @@ const charts = {
   age: new Chart(byId("charts"), "Age of results", "ms"),
   device: new Chart(byId("charts"), "Device", "°C, W, % of a core"),
 };
-let events = -1, timelineAt = 0, lost = false, run = "";
+let events = -1, timelineAt = 0, lost = false, run = "", leaving = false;
+const underWay = new Set(); // what is being asked of the device
 
 const whole = new Intl.NumberFormat("en");
 const digits = (value) => (value === undefined ? "–" : value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2));
@@ -196,6 +197,7 @@ const watcher = new IntersectionObserver((seen) => {
 }, { rootMargin: "50px" });
 
 function look() {
+  if (leaving) return;
   let left = MOST_LIVE;
   for (const card of cards.values()) {
     const wants = card.visible && card.has && !card.paused && !card.frozen;
@@ -308,7 +310,14 @@ async function showEvents() {
   }) : [make("li", { class: "nothing" }, "Nothing has happened since the start.")]));
 }
 
-async function refresh() {
+function refresh() {
+  if (leaving) return Promise.resolve();
+  const one = renew().finally(() => underWay.delete(one));
+  underWay.add(one);
+  return one;
+}
+
+async function renew() {
   try {
     const status = await get("/api/status");
     if (lost || run !== status.run) {
@@ -354,5 +363,11 @@ async function turn() {
 
 document.addEventListener("visibilitychange", look);
 byId("reload").addEventListener("click", (event) => command("reload", {}, event.currentTarget));
-byId("logout").addEventListener("click", async () => { await send("/logout", {}); location.replace("/login"); });
+byId("logout").addEventListener("click", async () => {
+  leaving = true; // what is asked for behind the end of the session would be refused
+  await Promise.all(underWay);
+  for (const card of cards.values()) card.stop();
+  await send("/logout", {});
+  location.replace("/login");
+});
 turn();
