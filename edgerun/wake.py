@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 
 
 class Wake:
@@ -12,6 +13,7 @@ class Wake:
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._using = threading.Lock()  # a number that `close` gives back may be another file's at once
 
     def fileno(self) -> int:
         """For `select.poll`."""
@@ -19,8 +21,9 @@ class Wake:
 
     def set(self) -> None:
         """Wake whoever waits, now or next. After `close` it does nothing."""
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
+        with self._using:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
         """Forget the calls of `set` so far."""
@@ -33,6 +36,7 @@ class Wake:
 
     def close(self) -> None:
         """Give the descriptor back. Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        with self._using:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)

@@ -8,8 +8,10 @@ with mosquitto.broker() as broker, mosquitto.subscriber(broker, "edgerun/#") as 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,14 +37,31 @@ def program(name: str) -> str:
     return found
 
 
+_PORTS = range(20000, 32000)  # below those that the kernel gives to whoever asks for any
+_HELD = 64  # more than one process of tests uses at a time
+_held_ports: deque[int] = deque()
+
+
 def free_port() -> int:
-    """A loopback port nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nothing listens on, and that nobody else is given meanwhile: neither another process of
+    tests, nor a client's own end of a connection.
+    """
+    folder = Path(tempfile.gettempdir()) / f"edgerun-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        fd = os.open(folder / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind(("127.0.0.1", port))
+            _held_ports.append(fd)
+            if len(_held_ports) > _HELD:
+                os.close(_held_ports.popleft())
+            return port
+        os.close(fd)
+    raise AssertionError("no port is free")
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 15.0, what: str = "the condition") -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "the condition") -> None:
     """Poll `condition` until it is true; fails the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     never = threading.Event()
@@ -108,6 +128,8 @@ class Broker:
     def freeze(self) -> None:
         """Its sockets stay open and its kernel still takes connections, but nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        stat = Path(f"/proc/{self.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", what="the broker's standstill")
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -206,7 +228,7 @@ class Subscriber:
         self._client.on_message = self._on_message
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
-        assert self._ready.wait(15), "no SUBACK"
+        assert self._ready.wait(60), "no SUBACK"
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         with self._came:
@@ -219,7 +241,7 @@ class Subscriber:
         with self._came:
             return list(self._messages)
 
-    def wait(self, condition: Callable[[list[Heard]], object], timeout_s: float = 15.0) -> list[Heard]:
+    def wait(self, condition: Callable[[list[Heard]], object], timeout_s: float = 60.0) -> list[Heard]:
         """The messages so far as soon as they fulfil `condition`, which is not asked while there are none."""
         with self._came:
             fulfilled = self._came.wait_for(lambda: self._messages and condition(self._messages), timeout_s)

@@ -13,6 +13,7 @@ from edgerun.app.proving import golden_tensors
 from edgerun.app.remoting import Outsourced, carrying
 from edgerun.config import Config, ModelConfig, StreamConfig, ThenConfig
 from edgerun.decode.select import Select
+from edgerun.decoding import convert
 from edgerun.errors import ConfigError, EdgerunError, ModelError, did_you_mean
 from edgerun.infer import open_engine
 from edgerun.infer.fallback import OnChange
@@ -140,7 +141,7 @@ def _make_decoder(model: LoadedModel, stream: StreamConfig) -> Decoder:
     assert bundle.decoder is not None, "derive.complete leaves no model without a decoder"
     decoder_class = resolve("decoder", bundle.decoder)
     try:
-        options = msgspec.convert(dict(bundle.decoder_options), decoder_class.options)
+        options = convert(dict(bundle.decoder_options), decoder_class.options)
     except msgspec.ValidationError as error:
         raise ModelError(
             f"the decoder section does not fit {bundle.decoder}", where=f"{bundle.name}: manifest.json", got=error

@@ -18,6 +18,7 @@ from edgerun.clock import Clock
 from edgerun.config import Config
 from edgerun.config.web import WebConfig
 from edgerun.control.desk import Desk, Origin
+from edgerun.decoding import decode
 from edgerun.device.evidence import processor_temp_c
 from edgerun.pipeline.notice import Asked, NoticeBoard
 from edgerun.publish.console import describe
@@ -222,7 +223,7 @@ class Facts:
         """Through the same desk as commands from the broker; done by the main thread."""
 
         def reply(body: bytes) -> None:
-            answer = msgspec.json.decode(body, type=dict[str, Any])
+            answer = decode(body, dict[str, Any])
             stream = arguments.get("stream")
             what = "done" if answer.get("ok") else f"refused: {answer.get('error')}"
             self._note("command", f"{verb} {what}", stream if isinstance(stream, str) else None)

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from edgerun.decoding import decode
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -30,7 +32,7 @@ class StateFile(Generic[T]):
         """What was kept; None where nothing ever was, or nothing that can be used."""
         try:
             raw = self._path.read_bytes()
-            content = msgspec.json.decode(raw, type=self._type)
+            content = decode(raw, self._type)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's are ValueErrors

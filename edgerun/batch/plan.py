@@ -12,6 +12,7 @@ import msgspec
 
 from edgerun.batch.job import Job, Outcome, note_of
 from edgerun.config import parse_source
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError
 from edgerun.validate import show
 
@@ -52,7 +53,7 @@ def jobs(files: Sequence[Path], out: Path, config: str, model_sha256: str) -> li
 def done(job: Job) -> Outcome | None:
     """What an earlier run made of the same file with the same model and settings; None where it has to be done."""
     try:
-        outcome = msgspec.json.decode(Path(note_of(job.results)).read_bytes(), type=Outcome)
+        outcome = decode(Path(note_of(job.results)).read_bytes(), Outcome)
     except (OSError, msgspec.DecodeError):
         return None
     return outcome if outcome.key == job.key and os.path.exists(job.results) else None

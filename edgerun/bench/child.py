@@ -20,6 +20,7 @@ import msgspec
 from edgerun import errors
 from edgerun.bench.engine import Plan, Report, Round, Session
 from edgerun.bench.subject import Subject
+from edgerun.decoding import decode
 from edgerun.errors import EdgerunError, EngineError
 
 _PATIENCE_S = 120.0
@@ -91,7 +92,7 @@ class SubjectProcess:
             stdin.flush()
         except (BrokenPipeError, ValueError) as error:
             raise self._died() from error
-        answer = msgspec.json.decode(self._read_line(timeout_s), type=_Answer)
+        answer = decode(self._read_line(timeout_s), _Answer)
         if answer.error is not None:
             raise _revive(answer.error)
         return answer
@@ -159,7 +160,7 @@ def _answer(question: _Question, session: Session | None) -> tuple[_Answer, Sess
 def _serve(questions: IO[bytes], answers: IO[bytes]) -> None:
     session: Session | None = None
     for line in questions:
-        answer, session = _answer(msgspec.json.decode(line, type=_Question), session)
+        answer, session = _answer(decode(line, _Question), session)
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 

@@ -11,6 +11,7 @@ from edgerun.bench.engine import Plan, Progress, Report, Round, check_plan
 from edgerun.bench.pool import SubjectPool
 from edgerun.bench.samples import Spread, ratio
 from edgerun.bench.subject import Subject
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError
 
 METRICS: dict[str, Callable[[Round], float | None]] = {
@@ -75,7 +76,7 @@ def read_report(path: Path) -> Report:
     """A saved report. Raises `ConfigError`."""
     try:
         content = path.read_bytes()
-        report: Report = msgspec.json.decode(content.strip().rpartition(b"\n")[2], type=Report)
+        report: Report = decode(content.strip().rpartition(b"\n")[2], Report)
         if not report.rounds:
             raise ValueError("it has no rounds")
     except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors

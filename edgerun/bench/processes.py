@@ -17,6 +17,7 @@ import msgspec
 
 import edgerun
 from edgerun.bench.camera import CameraAccount, Options
+from edgerun.decoding import decode
 from edgerun.errors import DeviceError, SourceError
 
 _CAMERA_START_S = 60.0
@@ -43,7 +44,7 @@ class RunningCamera:
         self._process.send_signal(signal.SIGTERM)
         try:
             out, _ = self._process.communicate(timeout=_CAMERA_END_S)
-            return msgspec.json.decode(out, type=CameraAccount)
+            return decode(out, CameraAccount)
         except (subprocess.TimeoutExpired, msgspec.DecodeError) as error:
             raise SourceError("the emulated camera gave no account", where=self.url, got=f"{error}") from error
 
@@ -76,7 +77,7 @@ def run_child(module: str, job: msgspec.Struct, answer: type[T], limit_s: float)
         out, err = process.communicate(timeout=limit_s)
         lines = out.splitlines()
         if process.returncode == 0 and lines:
-            return msgspec.json.decode(lines[-1], type=answer)
+            return decode(lines[-1], answer)
         got = _last_words(err) or f"exit code {process.returncode}"
     except subprocess.TimeoutExpired:
         got = f"no answer after {limit_s:.0f} s"

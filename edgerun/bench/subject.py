@@ -15,6 +15,7 @@ from edgerun.app.opening import open_decoder, open_model
 from edgerun.clock import SystemClock
 from edgerun.config import ModelConfig, SourceConfig, StreamConfig, parse_source
 from edgerun.config.source import check_path, check_url
+from edgerun.decoding import convert
 from edgerun.errors import ConfigError, EdgerunError, ModelError, SourceError
 from edgerun.infer import open_engine
 from edgerun.models import Bundle, complete, find_bundled, load
@@ -234,7 +235,7 @@ def _open_source(text: str) -> Source:
             check_path(kind, Path(value))
     source_class = resolve("source", kind)
     try:
-        options = msgspec.convert(told, source_class.options)
+        options = convert(told, source_class.options)
     except msgspec.ValidationError as error:
         raise ConfigError("not a source", where="--source", expected=f"options of {kind}", got=error) from error
     opened: Source = source_class(options, SourceContext("bench", SystemClock(), threading.Event(), as_fast=True))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgerun.bench.stamped import read_any_scale
+from edgerun.decoding import decode
 from edgerun.errors import EdgerunError, SourceError, StageError
 from edgerun.secret import Kind
 from edgerun.types import Publication
@@ -286,7 +287,7 @@ def _turn(app: App, notices: NoticeBoard, sink: StampSink, job: LiveJob) -> None
 def main() -> int:
     """Do the job of the command line; returns the exit code."""
     try:
-        job = msgspec.json.decode(sys.argv[1], type=BareJob | LiveJob)
+        job = decode(sys.argv[1], BareJob | LiveJob)
         answer = run_bare(job) if isinstance(job, BareJob) else run_watched(job)
     except EdgerunError as error:
         sys.stderr.write(f"{error}\n")

@@ -18,6 +18,7 @@ import msgspec
 
 from edgerun.cli import logs, output
 from edgerun.cli.parser import add_common
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, DeviceError, EdgerunError, SealError
 
 EXAMPLES = (
@@ -170,7 +171,7 @@ def ask(path: Path, message: dict[str, Any]) -> dict[str, Any]:
                 if not piece:
                     break
                 came += piece
-        answer: dict[str, Any] = msgspec.json.decode(came, type=dict[str, Any])
+        answer: dict[str, Any] = decode(came, dict[str, Any])
     except OSError as error:
         raise DeviceError(
             "the daemon cannot be reached", where=path, got=error.strerror or error, remedy=_remedy(error)

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from edgerun.clock import Clock
+from edgerun.decoding import decode
 from edgerun.errors import DeviceError
 
 _log = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ def _parse(line: bytes) -> Entry | None:
     if digest.encode() != line[_HASH_AT : _HASH_AT + 64]:
         return None
     try:
-        record = msgspec.json.decode(rest, type=dict[str, Any])
+        record = decode(rest, dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     seq, prev = record.get("seq"), record.get("prev")

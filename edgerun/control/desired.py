@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from edgerun.config.overlay import Overlay
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, ConfigErrors
 from edgerun.secret import mask
 from edgerun.validate import join, show
@@ -37,7 +38,7 @@ def digest(payload: bytes) -> str:
 def version_in(payload: bytes) -> int | None:
     """The version that a message gives itself, also one that is refused; None where it has none."""
     try:
-        said = msgspec.json.decode(payload, type=dict[str, Any]).get("version")
+        said = decode(payload, dict[str, Any]).get("version")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return said if isinstance(said, int) and not isinstance(said, bool) else None
@@ -51,7 +52,7 @@ def read_desired(payload: bytes) -> Desired:
     if len(payload) > LONGEST_BYTES:
         raise _one("too long", expected=f"at most {LONGEST_BYTES} bytes", got=len(payload))
     try:
-        said = msgspec.json.decode(payload, type=dict[str, Any])
+        said = decode(payload, dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _one("not a JSON object", got=error) from None
     errors = [_error("unknown key", got=show(key)) for key in said if key not in ("v", "version", "config", "toml")]

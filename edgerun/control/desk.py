@@ -13,6 +13,7 @@ import msgspec
 from edgerun.clock import Clock, SystemClock
 from edgerun.control.limits import Bucket, Limits
 from edgerun.control.signed import PLAUSIBLE_S, Signatures
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, EdgerunError
 from edgerun.validate import show
 
@@ -254,7 +255,7 @@ class Counter:
 
 def _decode(payload: bytes) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(payload, type=dict[str, Any])
+        return decode(payload, dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"not a JSON object: {error}") from None
 

@@ -29,6 +29,7 @@ import msgspec
 from edgerun.clock import Clock
 from edgerun.control.commands import VERB
 from edgerun.control.desk import LONGEST_BYTES, Command, Desk, Origin
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, DeviceError
 from edgerun.wake import Wake
 
@@ -346,8 +347,8 @@ def _name(look_up: Callable[[int], object], number: int) -> str:
 def _split(line: bytes) -> tuple[str, bytes]:
     """A line's verb, and its arguments as the payload of a command. Raises `ConfigError`."""
     try:
-        members = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-        verb = msgspec.json.decode(members.pop("verb", b'""'), type=str)
+        members = decode(line, dict[str, msgspec.Raw])
+        verb = decode(members.pop("verb", b'""'), str)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"not a JSON object with a verb: {error}") from None
     if not VERB.fullmatch(verb):

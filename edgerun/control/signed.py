@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from edgerun.clock import Clock
+from edgerun.decoding import convert, decode
 from edgerun.errors import ConfigError
 from edgerun.security.keys import PrivateKey, PublicKey
 from edgerun.validate import show
@@ -43,10 +44,6 @@ class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires: Annotated[int, Meta(ge=0, le=1 << 53)]
     arguments: str
     signature: Annotated[str, Meta(max_length=128)]
-
-
-# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
-msgspec.json.Decoder(Signed)
 
 
 def signed_bytes(device: str, verb: str, nonce: str, expires: int, arguments: str) -> bytes:
@@ -81,7 +78,7 @@ class Nonces:
         try:
             if file is None:
                 raise ValueError("nothing was kept")
-            self._floor, self._used = msgspec.json.decode(file.read_bytes(), type=tuple[int, dict[str, int]])
+            self._floor, self._used = decode(file.read_bytes(), tuple[int, dict[str, int]])
         except FileNotFoundError:
             pass
         except (OSError, ValueError):  # msgspec's errors are ValueErrors
@@ -144,7 +141,7 @@ class Signatures:
         used up by a right signature, whatever becomes of the command.
         """
         try:
-            signed = msgspec.convert(payload, Signed)
+            signed = convert(payload, Signed)
             signature = base64.b64decode(signed.signature, None, True)
             message = signed_bytes(self._device, verb, signed.nonce, signed.expires, signed.arguments)
         except (msgspec.ValidationError, binascii.Error, ValueError) as error:
@@ -162,7 +159,7 @@ class Signatures:
         if signed.expires > now_s + LONGEST_LIFE_S:
             raise ConfigError("a signed command counts for an hour at most", got=f"{signed.expires - now_s:.0f} s")
         try:
-            arguments = msgspec.json.decode(signed.arguments, type=dict[str, Any])
+            arguments = decode(signed.arguments, dict[str, Any])
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ConfigError(f"the signed arguments are no JSON object: {error}") from None
         try:

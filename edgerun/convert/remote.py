@@ -21,6 +21,7 @@ from edgerun.bench.engine import Plan, Report, Round, summarise_rounds
 from edgerun.bench.samples import Spread
 from edgerun.convert.measure import Entry, Measurement, as_measured, notes_on
 from edgerun.convert.parts import Progress
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, DeviceError, EngineError, MissingError
 
 _log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def _bench(host: str, words: Sequence[str], threads: int, plan: Plan, kind: type
         raise error("edgerun bench failed there", where=host, got=said)
     out = done.stdout
     try:
-        return msgspec.json.decode(out.strip().rpartition("\n")[2].encode(), type=kind)
+        return decode(out.strip().rpartition("\n")[2].encode(), kind)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise DeviceError(
             "what edgerun bench printed there is no report",

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgerun.convert.parts import Network, Sample
+from edgerun.decoding import convert
 from edgerun.errors import EdgerunError, EngineError, ModelError
 from edgerun.infer.state import with_state
 from edgerun.models import Bundle, Given, PictureInput, load, recurrence, understand
@@ -211,7 +212,7 @@ class Runner:
         decoder_class = resolve("decoder", bundle.decoder)
         known = {key: value for key, value in options.items() if key in decoder_class.options.__struct_fields__}
         try:
-            chosen = msgspec.convert({**bundle.decoder_options, **known}, decoder_class.options)
+            chosen = convert({**bundle.decoder_options, **known}, decoder_class.options)
         except msgspec.ValidationError as error:
             raise ModelError(f"the options do not fit {bundle.decoder}", where=bundle.name, got=error) from error
         own = bundle.threshold if bundle.threshold is not None else 0.5

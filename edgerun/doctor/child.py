@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgerun.config import ModelConfig
+from edgerun.decoding import decode
 from edgerun.doctor.convolution import convolution
 from edgerun.errors import ConfigError, EdgerunError, EngineError, MissingError
 from edgerun.secret import Kind, Secret
@@ -103,7 +104,7 @@ def ask(question: Question, limit_s: float) -> Answer:
     if done.returncode < 0:
         return Answer(problem=f"its process died of {signal.Signals(-done.returncode).name}")
     try:
-        return msgspec.json.decode(done.stdout, type=Answer)
+        return decode(done.stdout, Answer)
     except msgspec.DecodeError:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return Answer(problem=f"its process ended with {done.returncode}: {last[:300]}")
@@ -228,5 +229,5 @@ def _timed(engine: object) -> float:
 if __name__ == "__main__":
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a runtime prints is no answer
-    channel.write(msgspec.json.encode(_answer(msgspec.json.decode(sys.stdin.buffer.read(), type=Question))))
+    channel.write(msgspec.json.encode(_answer(decode(sys.stdin.buffer.read(), Question))))
     channel.flush()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from edgerun.broker.message import Message
+from edgerun.decoding import decode
 from edgerun.errors import BrokerError, ConfigError
 from edgerun.fleet import keeping
 from edgerun.fleet.line import Came, Line
@@ -199,7 +200,7 @@ class Driver:
         """One that says no is known by it; what one that says yes does, it tells under `models/`."""
         device = came.topic.removeprefix(self._prefix + "/").partition("/")[0]
         try:
-            told = msgspec.json.decode(came.payload, type=dict[str, Any])
+            told = decode(came.payload, dict[str, Any])
         except (ValueError, RecursionError):
             return
         ours = str(told.get("id", "")).startswith(self.progress.plan.id + "/")

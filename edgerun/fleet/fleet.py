@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from edgerun.decoding import decode
+
 _LONGEST_BYTES = 1 << 20
 _LONGEST_ID = 64
 _MOST_NAMES = 200
@@ -64,12 +66,6 @@ class Stream(msgspec.Struct, frozen=True):
 
     state: str = ""
     reason: str = ""
-
-
-# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
-_decode_info = msgspec.json.Decoder(Info).decode
-_decode_model = msgspec.json.Decoder(Model).decode
-_decode_stream = msgspec.json.Decoder(Stream).decode
 
 
 class Device(msgspec.Struct):
@@ -191,9 +187,9 @@ def _take(device: Device, kind: str, part: str, payload: bytes) -> bool:
         return True
     try:
         if kind == "info" and not part:
-            device.info = _decode_info(payload)
+            device.info = decode(payload, Info)
         elif kind in ("state", "models") and part and (part in kept or len(kept) < _MOST_NAMES):
-            kept[part] = _decode_stream(payload) if kind == "state" else _decode_model(payload)
+            kept[part] = decode(payload, Stream) if kind == "state" else decode(payload, Model)
         else:
             return False
     except (ValueError, RecursionError):  # msgspec's are ValueErrors

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, DeviceError
 from edgerun.fleet.plan import VERSION, Progress
 from edgerun.models.disk import Disk
@@ -18,7 +19,7 @@ def load(path: Path) -> Progress | None:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES)
-        progress = msgspec.json.decode(content, type=Progress)
+        progress = decode(content, Progress)
         if progress.v != VERSION or not 0 <= progress.at < len(progress.plan.stages):
             raise ValueError(f"v {progress.v}, stage {progress.at}")
     except FileNotFoundError:

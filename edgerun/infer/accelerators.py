@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from edgerun.decoding import convert
 from edgerun.errors import ConfigError, EdgerunError, did_you_mean
 from edgerun.infer.board import Board
 from edgerun.registry import BUILTIN, kinds, resolve
@@ -72,7 +73,7 @@ def plug_in(engine: str, accelerator: Accelerator, board: Board) -> Any:
         raise ConfigError(f"{what}; {hint or 'known are ' + ', '.join(mine)}")
     found = resolve("accelerator", f"{engine}-{accelerator.kind}")
     try:
-        options = msgspec.convert(accelerator.options, found.options)
+        options = convert(accelerator.options, found.options)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the options of {accelerator.kind} are wrong", got=error) from error
     return found(options, board)

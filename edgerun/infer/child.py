@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgerun.decoding import unpacker
 from edgerun.errors import EdgerunError
 from edgerun.infer.hop import MOST_BYTES, Arena, Fault, Job, Opened, Place, Reply, Request
 from edgerun.ports import Engine, EngineContext
@@ -57,7 +58,7 @@ def open_engine(job: Job, model: int) -> Engine:
         threads=job.threads,
         batch=job.batch,
     )
-    engine: Engine = plug_in(msgspec.msgpack.decode(job.options, type=plug_in.options), context)
+    engine: Engine = plug_in(unpacker(plug_in.options)(job.options), context)
     return engine
 
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(one, signal.SIG_IGN)  # the daemon drains first; its end is the child's
     faulthandler.enable()
     link = socket.socket(fileno=control)
-    job = msgspec.msgpack.decode(link.recv(MOST_BYTES), type=Job)
+    job = unpacker(Job)(link.recv(MOST_BYTES))
     encode = msgspec.msgpack.Encoder().encode
     try:
         engine = open_engine(job, model)
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
     served = Served(engine, Arena(inputs), Arena(outputs))
     delegated = getattr(engine, "delegated", None)
     link.send(encode(Opened(None, engine.info, engine.inputs, engine.outputs, delegated)))
-    decode = msgspec.msgpack.Decoder(Request).decode
+    decode = unpacker(Request)
     while message := link.recv(MOST_BYTES):
         link.send(encode(served.answer(decode(message))))
     engine.close()

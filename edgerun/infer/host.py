@@ -27,6 +27,7 @@ from typing import IO, Any, ClassVar
 import msgspec
 import numpy as np
 
+from edgerun.decoding import unpacker
 from edgerun.errors import EngineError
 from edgerun.infer.hop import MOST_BYTES, Arena, Job, Opened, Place, Reply, Request, model_memfd
 from edgerun.meter import Histogram
@@ -117,7 +118,7 @@ class HostedEngine:
         self._given: list[Tensor] = []
         self._left: list[Tensor] = []
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Reply).decode
+        self._decode = unpacker(Reply)
         self._in, self._out = Arena.create("edgerun-inputs"), Arena.create("edgerun-outputs")
         self._link, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -138,7 +139,7 @@ class HostedEngine:
             threads=context.threads,
             batch=context.batch,
         )
-        opened = self._ask(self._encode(job), limits.open_s, msgspec.msgpack.Decoder(Opened).decode, "opening")
+        opened = self._ask(self._encode(job), limits.open_s, unpacker(Opened), "opening")
         if opened.fault is not None:
             self.close()
             raise opened.fault.error()

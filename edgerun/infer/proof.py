@@ -18,6 +18,7 @@ from time import perf_counter
 import msgspec
 import numpy as np
 
+from edgerun.decoding import unpacker
 from edgerun.errors import EdgerunError, EngineError
 from edgerun.infer.golden import Golden, GoldenFor, Tolerance, Unproven, agreement, golden_inputs, refuse_nonsense
 from edgerun.infer.verdicts import write_whole
@@ -235,7 +236,7 @@ def _load(path: Path | None) -> Reference | None:
     if path is None:
         return None
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=Reference)
+        return unpacker(Reference)(path.read_bytes())
     except (OSError, msgspec.DecodeError):  # not there, or damaged: made again
         return None
 

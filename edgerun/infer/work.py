@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from edgerun.decoding import unpacker
 from edgerun.errors import FrameError
 from edgerun.types import Answer, Image, Placement, Tensor
 
@@ -78,8 +79,8 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_read_ask = msgspec.msgpack.Decoder(Ask).decode
-_read_told = msgspec.msgpack.Decoder(Told).decode
+_read_ask = unpacker(Ask)
+_read_told = unpacker(Told)
 
 
 def level(name: str) -> str:

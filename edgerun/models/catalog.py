@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from edgerun.decoding import decode
 from edgerun.errors import ConfigError, did_you_mean
 from edgerun.models.versions import order
 
@@ -45,15 +46,11 @@ class _Catalog(msgspec.Struct, frozen=True):
     models: tuple[CatalogEntry, ...]
 
 
-# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
-_decode = msgspec.json.Decoder(_Catalog).decode
-
-
 @cache
 def entries() -> tuple[CatalogEntry, ...]:
     """All of the catalog, by name and version, the newest first."""
     content = Path(__file__).with_name("catalog.json").read_bytes()
-    found = _decode(content).models
+    found = decode(content, _Catalog).models
     newest = sorted(found, key=lambda one: order(one.version), reverse=True)
     return tuple(sorted(newest, key=lambda one: one.name))
 

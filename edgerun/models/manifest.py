@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edgerun.decoding import decode
 from edgerun.errors import ModelError
 from edgerun.models.strict import check_json
 
@@ -104,16 +105,11 @@ class _Version(msgspec.Struct, frozen=True):
     v: int
 
 
-# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
-_decode_version = msgspec.json.Decoder(_Version).decode
-_decode_manifest = msgspec.json.Decoder(Manifest).decode
-
-
 def parse_manifest(content: bytes, where: object) -> Manifest:
     """The manifest in `content` (UTF-8 JSON). Raises `ModelError`."""
     check_json(content, where)
     try:
-        version = _decode_version(content).v
+        version = decode(content, _Version).v
         if version != VERSION:
             raise ModelError(
                 "the manifest is of a version this edgerun does not know",
@@ -122,7 +118,7 @@ def parse_manifest(content: bytes, where: object) -> Manifest:
                 got=version,
                 remedy="update edgerun, or make the bundle with a version that fits",
             )
-        manifest = _decode_manifest(content)
+        manifest = decode(content, Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(
             "the manifest is not valid", where=where, expected="the JSON of a bundle's manifest", got=error

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edgerun import decoding
 from edgerun.errors import DeviceError, ModelError
 from edgerun.models.disk import Disk
 from edgerun.models.versions import order
@@ -107,10 +108,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
-_decode = msgspec.json.Decoder(Record).decode
-
-
 def encode(record: Record) -> bytes:
     """As `decode` reads it."""
     return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
@@ -119,7 +116,7 @@ def encode(record: Record) -> bytes:
 def decode(content: bytes, name: str, where: object) -> Record:
     """The record in `content`. Raises `ModelError` for one that is not whole or is another model's."""
     try:
-        record = _decode(content)
+        record = decoding.decode(content, Record)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(where, error) from error
     if record.v != VERSION or record.name != name:

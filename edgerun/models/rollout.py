@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgerun import decoding
 from edgerun.config.rollout import RolloutConfig
 from edgerun.errors import ModelError
 
@@ -271,10 +272,6 @@ def in_cohort(device: str, rollout_id: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-# Made with the module: msgspec looks at a type when it is first used, and two threads that do so at once crash it.
-_decode = msgspec.json.Decoder(Rollout).decode
-
-
 def encode(rollout: Rollout) -> bytes:
     """As `decode` reads it."""
     return msgspec.json.format(msgspec.json.encode(rollout), indent=1) + b"\n"
@@ -283,7 +280,7 @@ def encode(rollout: Rollout) -> bytes:
 def decode(content: bytes, where: object) -> Rollout:
     """The rollout in `content`. Raises `ModelError` for what edgerun has not written so."""
     try:
-        rollout = _decode(content)
+        rollout = decoding.decode(content, Rollout)
     except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise ModelError("the file of a rollout is damaged", where=where, got=error) from error
     if rollout.v != VERSION or (rollout.state != "staged" and not rollout.ended and rollout.version is None):

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from edgerun.broker.message import KINDS, Kind
+from edgerun.decoding import decode
 from edgerun.errors import DeviceError
 from edgerun.spool.files import Files, is_full
 from edgerun.spool.log import SUFFIX, Log
@@ -351,6 +352,6 @@ class Store:
     def _read_mark(self) -> Mark | None:
         path = self._folder / "mark"
         try:
-            return msgspec.json.decode(self._files.read(path, 0, _MARK_BYTES), type=Mark)
+            return decode(self._files.read(path, 0, _MARK_BYTES), Mark)
         except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from edgerun.decoding import convert
 from edgerun.errors import ModelError
 from edgerun.telemetry.distribution import Counts, Reference, Tally, compare
 from edgerun.types import Answer, Publication
@@ -56,7 +57,7 @@ class DriftLane(msgspec.Struct, frozen=True):
 def parse_reference(raw: Mapping[str, Any], where: object) -> Reference:
     """A manifest's `reference`, checked. Raises `ModelError`."""
     try:
-        reference = msgspec.convert(raw, Reference)
+        reference = convert(raw, Reference)
     except msgspec.ValidationError as error:
         raise ModelError(
             "the reference to compare results with is not valid",

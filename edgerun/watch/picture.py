@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from edgerun.clock import Clock, SystemClock
+from edgerun.decoding import decode
 from edgerun.meter import FATES
 
 STATES = ("running", "stalled", "paused", "degraded", "ended")
@@ -235,7 +236,7 @@ def _object(payload: bytes) -> dict[str, Any] | None:
     if len(payload) > _LONGEST_BYTES:
         return None
     try:
-        return msgspec.json.decode(payload, type=dict[str, Any])
+        return decode(payload, dict[str, Any])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
 

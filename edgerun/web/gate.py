@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgerun.clock import Clock
+from edgerun.decoding import decode
 from edgerun.web.message import Request, Response, json, text
 
 Check = Callable[[str], bool]
@@ -95,7 +96,7 @@ class Gate:
     def log_in(self, request: Request) -> Response:
         """A session for a token: `{"token": "…"}` → a cookie."""
         try:
-            token = msgspec.json.decode(request.body, type=dict[str, str]).get("token", "")
+            token = decode(request.body, dict[str, str]).get("token", "")
         except (msgspec.DecodeError, UnicodeDecodeError):
             return text(HTTPStatus.BAD_REQUEST, 'expected {"token": "…"}')
         if self._check is None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from edgerun.clock import Clock
+from edgerun.decoding import decode
 from edgerun.web.assets import asset
 from edgerun.web.gate import Gate
 from edgerun.web.live import LiveView, no_picture
@@ -180,7 +181,7 @@ class StatusSite:
         if (refusal := self._gate.refuse_act(request)) is not None:
             return refusal
         try:
-            order = msgspec.json.decode(request.body, type=_Order)
+            order = decode(request.body, _Order)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return text(HTTPStatus.BAD_REQUEST, f"not a command: {error}")
         if order.verb not in self._facts.verbs():

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from edgerun.decoding import decode
 from edgerun.publish.homeassistant.components import (
     Component,
     device_components,
@@ -103,7 +104,7 @@ def topic(device: DescribedDevice, prefix: str = "homeassistant") -> str:
 def announced(payload: bytes) -> dict[str, str]:
     """Id → platform of the components that an earlier message announced; empty for what is none of ours."""
     try:
-        told = msgspec.json.decode(payload, type=dict[str, Any])
+        told = decode(payload, dict[str, Any])
         components = told.get("cmps", {})
         return {
             key: one["p"]
