@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "edgerun"
 FLOORS = {
     "errors": 0, "notify": 0, "progress": 0,
     "types": 0, "clock": 0, "slot": 0, "meter": 0, "protobuf": 0, "wake": 0, "polygon": 0, "heap": 0,
-    "decoding": 0,
+    "decoding": 0, "turns": 0,
     "ports": 1, "config": 1, "validate": 1, "secret": 1, "registry": 1, "broker": 1, "spool": 1, "security": 1,
     "capture": 2, "preprocess": 2, "infer": 2, "decode": 2, "publish": 2, "device": 2, "models": 2,
     "telemetry": 2, "web": 2, "pipeline": 2, "scene": 2, "control": 2,

@@ -7,7 +7,6 @@ socket's mode (0660) says who may connect; who did is asked of the kernel (SO_PE
 from __future__ import annotations
 
 import errno
-import fcntl
 import grp
 import logging
 import os
@@ -17,10 +16,8 @@ import socket
 import stat
 import struct
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +28,7 @@ from edgerun.control.commands import VERB
 from edgerun.control.desk import LONGEST_BYTES, Command, Desk, Origin
 from edgerun.decoding import decode
 from edgerun.errors import ConfigError, DeviceError
+from edgerun.turns import turn_at
 from edgerun.wake import Wake
 
 _log = logging.getLogger(__name__)
@@ -43,7 +41,6 @@ _READ_BYTES = 65536
 _QUEUE = 128  # that the kernel keeps; the next one is told to come again
 _TICK_S = 1.0
 _MODE = 0o660
-_TURN_LIMIT_S, _TURN_POLL_S = 30.0, 0.01
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -267,7 +264,7 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        with _turn_at(path.parent):
+        with turn_at(path.parent):  # between `bind` and `listen` a socket looks like one that was left behind
             if _is_socket(path):
                 if _is_served(path):
                     raise DeviceError(
@@ -290,27 +287,6 @@ def _listen(path: Path) -> socket.socket:
             remedy="choose a folder that this user may write to, or leave socket out",
         ) from error  # fmt: skip
     return listener
-
-
-@contextmanager
-def _turn_at(folder: Path) -> Iterator[None]:
-    """One process at a time looks for a socket in `folder` and makes its own: between `bind` and `listen` it refuses
-    connections as one does that was left behind.
-    """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        until = time.monotonic() + _TURN_LIMIT_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:  # not for ever: who may read the folder may lock it
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_TURN_POLL_S)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _is_socket(path: Path) -> bool:

@@ -7,11 +7,9 @@ What is written is complete on the medium before a rename makes it visible, and 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import IO
 
 from edgerun.errors import DeviceError
 from edgerun.models.archive import Archive
+from edgerun.turns import lock
 
-_POLL_S = 0.05
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
 
 
@@ -112,28 +110,18 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Alone with this lock file. Raises `DeviceError` when another process keeps it for longer."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
     try:
-        deadline = time.monotonic() + timeout_s
-        while not try_lock(fd):
-            if time.monotonic() > deadline:
-                raise DeviceError(
-                    "another process is changing the model store",
-                    where=path.parent,
-                    expected=f"it to finish within {timeout_s:g} s",
-                    remedy="try again",
-                )
-            time.sleep(_POLL_S)
+        try:
+            lock(fd, timeout_s)
+        except BlockingIOError:
+            raise DeviceError(
+                "another process is changing the model store",
+                where=path.parent,
+                expected=f"it to finish within {timeout_s:g} s",
+                remedy="try again",
+            ) from None
         yield
     finally:
         os.close(fd)
-
-
-def try_lock(fd: int) -> bool:
-    """Whether this process holds the lock of the open file now."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def tree_bytes(folder: Path) -> int:

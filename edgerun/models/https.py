@@ -26,7 +26,8 @@ from urllib.parse import urlsplit, urlunsplit
 from edgerun import __version__
 from edgerun.errors import ConfigError, DeviceError, ModelError
 from edgerun.models.archive import MAX_FILE_BYTES
-from edgerun.models.disk import disk_error, try_lock
+from edgerun.models.disk import disk_error
+from edgerun.turns import try_lock
 
 _log = logging.getLogger(__name__)
 

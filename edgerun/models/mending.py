@@ -11,10 +11,11 @@ from pathlib import Path
 
 from edgerun.errors import ModelError
 from edgerun.models import record as records
-from edgerun.models.disk import Disk, try_lock
+from edgerun.models.disk import Disk
 from edgerun.models.record import STATE, Installed, Record
 from edgerun.models.verify import check_store_folder
 from edgerun.models.versions import NAME, check_version
+from edgerun.turns import try_lock
 
 _log = logging.getLogger(__name__)
 

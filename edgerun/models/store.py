@@ -22,13 +22,14 @@ import msgspec
 from edgerun.errors import DeviceError, ModelError
 from edgerun.models import mending
 from edgerun.models import record as records
-from edgerun.models.disk import Disk, disk_error, locked, tree_bytes, try_lock
+from edgerun.models.disk import Disk, disk_error, locked, tree_bytes
 from edgerun.models.https import broken_off
 from edgerun.models.record import Installed, Record
 from edgerun.models.shelf import Shelf, unreadable
 from edgerun.models.verify import check_store_folder
 from edgerun.models.versions import check_name, check_version, order
 from edgerun.spool.options import state_folder
+from edgerun.turns import try_lock
 
 _log = logging.getLogger(__name__)
 

@@ -6,12 +6,9 @@ Under the key's line a file may say `not-after 2027-12-31T00:00:00Z` (what it si
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,10 +17,10 @@ import msgspec
 from edgerun.errors import ConfigError, ModelError
 from edgerun.security.keys import MAX_LINE, PublicKey, parse_public
 from edgerun.security.signing import decode
+from edgerun.turns import turn_at
 
 DEFAULT_FOLDER = Path("/etc/edgerun/trust")
 _MAX_KEYS = 1000
-_TURN_LIMIT_S, _TURN_POLL_S = 30.0, 0.01
 _MAX_FILE_BYTES = 8 * MAX_LINE
 
 
@@ -160,7 +157,7 @@ class Trust:
         """A revocation that came since this was opened stays."""
         try:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with _turn_at(self.folder):
+            with turn_at(self.folder):
                 there = _read(one.file) if one.file.exists() else one
                 if there.revoked_at is not None and one.revoked_at is None:
                     one = msgspec.structs.replace(one, revoked_at=there.revoked_at, reason=there.reason)
@@ -243,25 +240,6 @@ def _revoked(known: TrustedKey) -> ConfigError:
         got=f"{known.key.id}: {known.reason or 'no reason given'}",
         remedy="make a new key with edgerun models keygen",
     )
-
-
-@contextmanager
-def _turn_at(folder: Path) -> Iterator[None]:
-    """Whoever changes what is in the folder, one after the other. Raises `OSError` when another one keeps it."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        until = time.monotonic() + _TURN_LIMIT_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_TURN_POLL_S)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _stricter(one: TrustedKey, other: TrustedKey) -> TrustedKey:
