@@ -61,13 +61,15 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0, what: str = "the condition") -> None:
+def wait_until(
+    condition: Callable[[], object], timeout_s: float = 60.0, what: str = "the condition", *, pause_s: float = 0.01
+) -> None:
     """Poll `condition` until it is true; fails the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     never = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:g} s"
-        never.wait(0.01)
+        never.wait(pause_s)
 
 
 def accepts(port: int) -> bool:

@@ -14,8 +14,6 @@ from edgerun.broker.outgoing import SUSPECT, Entry, Outgoing, OutgoingStats
 from edgerun.spool.notices import Notices
 from edgerun.spool.options import SpoolOptions
 
-WRITTEN_S = 0.25
-"""How long a publisher waits for its message's write ("always")."""
 STALLED_NS = 1_000_000_000
 """A disk that takes longer holds nobody up: what waits for it is sent without it."""
 AHEAD = 256
@@ -92,7 +90,7 @@ class Lanes(Outgoing):
                 self._hurry.set()
             entry = lane[-1] if lane else None
             if self._always and entry is not None and entry.message is message and not self._stalled:
-                self._stalled = not self._changed.wait_for(lambda: self._is_safe(entry), WRITTEN_S)
+                self._stalled = not self._changed.wait_for(lambda: self._is_safe(entry), self._options.written_s)
         return victims
 
     def _is_pressed(self) -> bool:

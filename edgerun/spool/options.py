@@ -36,6 +36,12 @@ class SpoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Spooled messages a second, at most, behind live ones."""
     segment_bytes: int = 1 << 20
     """Of one file; what is dropped at the bound is a whole one. At most an eighth of `max_bytes`."""
+    written_s: float = 0.25
+    """How long a publisher waits for its message's write ("always")."""
+    retry_s: float = 10.0
+    """After an error, or without room, until the disk is tried again."""
+    close_s: float = 2.0
+    """What a slow disk is given at the end."""
     key: SealingKey | None = None
     """What messages are sealed with on disk; None: they lie there as they are."""
 

@@ -25,9 +25,7 @@ _MARK_NS = 1_000_000_000
 _ACKS_NS = 20_000_000
 _LOOK_NS = 100_000_000
 _ROOM_NS = 10_000_000_000
-_RETRY_NS = 10_000_000_000
 _GATHER_S = 0.02  # a flood is written in batches; a kill takes at most this and the time of one write
-_CLOSE_S = 2.0
 
 
 class Spool(Lanes):
@@ -60,6 +58,7 @@ class Spool(Lanes):
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
         self._ending, self._tried = threading.Event(), threading.Event()
+        self._retry_after_ns = round(options.retry_s * 1e9)
         self._size = 0
         self._unsynced_ns: int | None = None
         self._no_copies_until_ns = self._say_ns = 0
@@ -85,7 +84,7 @@ class Spool(Lanes):
         self._ending.set()
         self._work.set()
         self._hurry.set()
-        thread.join(_CLOSE_S)
+        thread.join(self._options.close_s)
         if thread.is_alive():
             _log.error("%s: the disk does not answer; what it was not given yet is lost", self._options.folder)
         with self._changed:
@@ -271,7 +270,7 @@ class Spool(Lanes):
                     if isinstance(place, int):  # acknowledged, or dropped, while it was being written
                         self._acks.append((kind, place))
                 elif not isinstance(place, int):
-                    self._no_copies_until_ns, self._no_copies = now_ns + _RETRY_NS, True
+                    self._no_copies_until_ns, self._no_copies = now_ns + self._retry_after_ns, True
                     if is_away:
                         self._lose(entry, place)
                 elif is_away:
@@ -312,7 +311,7 @@ class Spool(Lanes):
             if now_ns >= self._say_ns or self._ending.is_set():
                 store.write_acks()
                 if store.acks_wait:  # the disk is full
-                    self._say_ns = now_ns + _RETRY_NS
+                    self._say_ns = now_ns + self._retry_after_ns
             self._notices.tell_aside(store.tidy(self._options.segment_bytes // 4 if self._always else 0))
             if store.dirty and self._unsynced_ns is None:
                 self._unsynced_ns = self._clock.mono_ns()
@@ -363,7 +362,7 @@ class Spool(Lanes):
         and gives those again that are here.
         """
         store, self._store = self._store, None
-        self._retry_ns = self._clock.mono_ns() + _RETRY_NS
+        self._retry_ns = self._clock.mono_ns() + self._retry_after_ns
         self._unsynced_ns = None
         self._notices.fail(error)
         with self._changed:
